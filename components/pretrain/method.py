@@ -1,0 +1,115 @@
+"""What a method is: a student that learns, a teacher that follows, and one loss.
+
+A method's file holds the paper's algorithm and nothing of the machine: precision, compilation, data parallelism,
+accumulation and checkpoints are applied by the trainer from outside.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from components.common.config import Params
+from components.pretrain.plan import ViewPlan
+
+EncoderFactory = Callable[..., nn.Module]  # build(drop_path_rate=0.0) -> timm VisionTransformer
+
+
+@dataclass(frozen=True)
+class Now:
+    """Where training stands; the same on every rank except `rank_generator`.
+
+    Attributes:
+        step: optimiser steps done before this one.
+        epoch: whole passes over the draw done before this step.
+        epochs: passes planned.
+        momentum: weight of the old teacher in this step's EMA.
+        generator: CPU generator seeded by (seed, step), equal on all ranks (draws shared by the batch).
+    """
+
+    step: int
+    epoch: int
+    epochs: float
+    momentum: float
+    generator: torch.Generator
+
+
+@dataclass
+class StepOutput:
+    """Result of one forward pass.
+
+    Attributes:
+        loss: scalar to minimise.
+        terms: detached scalars by name, as the paper names them.
+        monitors: detached tensors for the collapse guards: `teacher_probs` (N, K) and `features` (N, D).
+    """
+
+    loss: Tensor
+    terms: dict[str, Tensor]
+    monitors: dict[str, Tensor]
+
+
+class Method(nn.Module, ABC):
+    """Base of every method.
+
+    Subclasses set `name` and `Args`, build their networks in `__init__(args, build_encoder, epochs)`, and keep every
+    trained module under `self.student` and every EMA copy under `self.teacher` (same structure, by name).
+    """
+
+    name: ClassVar[str]
+    Args: ClassVar[type[Params]]
+    student: nn.ModuleDict
+    teacher: nn.ModuleDict
+
+    @classmethod
+    @abstractmethod
+    def views(cls, args: Any) -> ViewPlan:
+        """The views of one sample."""
+
+    @abstractmethod
+    def forward(self, batch: dict[str, Tensor], now: Now) -> StepOutput:
+        """Loss of one micro-batch.
+
+        Args:
+            batch: per crop group a normalised float tensor (B, views, frames, 3, S, S).
+            now: the step's schedule values.
+        """
+
+    def after_step(self, now: Now) -> None:
+        """Update what follows the student after an optimiser step: by default the teacher's EMA (by name)."""
+        ema_update(self.teacher, self.student, now.momentum)
+
+    def frozen_parameters(self, now: Now) -> Iterator[nn.Parameter]:
+        """Student parameters whose gradients are dropped at this step (DINO: the last layer in the first epoch)."""
+        return iter(())
+
+    def pictures(self, batch: dict[str, Tensor], now: Now) -> dict[str, list[Any]]:
+        """Optional pictures of what the method sees: name -> list of uint8 RGB arrays (several make a GIF)."""
+        return {}
+
+    @property
+    def encoder(self) -> nn.Module:
+        """The network to export: the teacher's backbone, a plain timm VisionTransformer."""
+        return self.teacher["backbone"]
+
+
+@torch.no_grad()
+def ema_update(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
+    """teacher <- m * teacher + (1 - m) * student, over the parameters both have by name; buffers stay."""
+    source = dict(student.named_parameters())
+    pairs = [(p, source[name]) for name, p in teacher.named_parameters() if name in source]
+    torch._foreach_lerp_([t for t, _ in pairs], [s for _, s in pairs], 1.0 - momentum)
+
+
+METHODS: dict[str, type[Method]] = {}
+
+
+def register(method: type[Method]) -> type[Method]:
+    """Class decorator: makes a method known by its name."""
+    METHODS[method.name] = method
+    return method
