@@ -1,0 +1,187 @@
+"""The clip index: which frames may be drawn together, as memory-mapped columns.
+
+A corpus of a million videos has 10^8 frames; one Python object a frame would cost every loader worker tens of
+gigabytes, and forked workers would copy them page by page as reference counts change. Plain `.npy` columns are mapped
+instead: opening reads a few hundred bytes, and the pages that are touched are shared by all workers of a machine.
+
+    frames/<column>.npy    one row a frame, in the frame store's order (video, time)
+    draws/<name>.npy       int64 (N, k): rows of `frames` that may be drawn together
+    index.json             version, counts, parameters of each draw, videos left out
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from components.common.errors import StageError
+from components.common.outputs import atomic_file, write_text
+
+FORMAT = 1
+INDEX_FILE = "index.json"
+TRAIN, VAL, EXCLUDED = 0, 1, 2  # values of the column `split`; excluded: the video also occurs in a benchmark
+COLUMNS: dict[str, str] = {
+    "video": "<i4",  # row of the store's videos.parquet
+    "pts_s": "<f8",  # seconds from the video's first frame
+    "shard": "<i4",
+    "offset": "<i8",  # first byte of the JPEG in its shard
+    "size": "<i4",  # bytes
+    "height": "<i4",
+    "width": "<i4",
+    "segment": "<i4",  # running number of the cut-free stretch
+    "split": "|i1",
+}
+DRAW_DTYPE = "<i8"
+
+
+class FrameRow(NamedTuple):
+    """Where one frame lies and what it is; `row` is its row in the index."""
+
+    row: int
+    video: int
+    pts_s: float
+    shard: int
+    offset: int
+    size: int
+    height: int
+    width: int
+
+
+class ClipIndex:
+    """Reader of an index folder. Cheap to open, safe to fork and to pickle (a copy maps the files anew)."""
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        self.meta = _read_meta(self.path)
+        self.columns = Columns(self.path / "frames", int(self.meta["frames"]))
+        self._draws: dict[str, np.memmap] = {}
+
+    @classmethod
+    def open(cls, path: Path | str) -> ClipIndex:
+        """Open the index at `path`; raises StageError when it is missing, of another format, or damaged."""
+        return cls(path)
+
+    def __len__(self) -> int:
+        return int(self.meta["frames"])
+
+    def __reduce__(self) -> tuple[type[ClipIndex], tuple[Path]]:
+        return ClipIndex, (self.path,)
+
+    @property
+    def draw_names(self) -> tuple[str, ...]:
+        """Names of the draws, sorted."""
+        return tuple(sorted(self.meta["draws"]))
+
+    def draw(self, name: str) -> np.memmap:
+        """Rows of frames that may be drawn together: int64 (N, k), in the order of the draw's offsets."""
+        if name not in self.meta["draws"]:
+            known = ", ".join(self.draw_names)
+            raise StageError(f"no draw '{name}' in the index; it has {known}", where=self.path, do="see index.draws")
+        if name not in self._draws:
+            entry = self.meta["draws"][name]
+            file = self.path / "draws" / f"{name}.npy"
+            self._draws[name] = _open_column(file, DRAW_DTYPE, (int(entry["rows"]), int(entry["k"])))
+        return self._draws[name]
+
+    def rows(self, rows: npt.ArrayLike) -> list[FrameRow]:
+        """Places of the frames `rows` (any shape, read flat), in that order; raises IndexError outside the index."""
+        places: list[FrameRow] = []
+        for row in np.asarray(rows, dtype=np.int64).reshape(-1).tolist():
+            if not 0 <= row < len(self):
+                raise IndexError(f"frame {row} of {len(self)}")
+            places.append(FrameRow(row, *(self.columns[name][row].item() for name in FrameRow._fields[1:])))
+        return places
+
+
+class Columns(Mapping[str, np.memmap]):
+    """The frame columns by name, each mapped at first use."""
+
+    def __init__(self, folder: Path, n_frames: int) -> None:
+        self.folder, self.n_frames = folder, n_frames
+        self._open: dict[str, np.memmap] = {}
+
+    def __getitem__(self, name: str) -> np.memmap:
+        if name not in self._open:
+            self._open[name] = _open_column(self.folder / f"{name}.npy", COLUMNS[name], (self.n_frames,))
+        return self._open[name]
+
+    def __iter__(self) -> Any:
+        return iter(COLUMNS)
+
+    def __len__(self) -> int:
+        return len(COLUMNS)
+
+
+def write_index(
+    path: Path,
+    columns: Mapping[str, npt.ArrayLike],
+    draws: Mapping[str, npt.ArrayLike],
+    draw_params: Mapping[str, Mapping[str, Any]] | None = None,
+    extra: Mapping[str, Any] | None = None,
+) -> None:
+    """Write an index folder; `index.json` comes last, so a folder without it is no index.
+
+    Args:
+        path: the folder, made if need be.
+        columns: every column of `COLUMNS`, one value a frame.
+        draws: per name an integer array (N, k) of frame rows.
+        draw_params: what made each draw, kept in `index.json` (offsets in seconds).
+        extra: further entries of `index.json`.
+    """
+    arrays = {name: np.ascontiguousarray(columns[name], dtype=dtype) for name, dtype in COLUMNS.items()}
+    n_frames = len(arrays["video"])
+    shapes = {name: array.shape for name, array in arrays.items()}
+    if set(shapes.values()) != {(n_frames,)}:
+        raise ValueError(f"columns differ in length: {shapes}")
+    for name, array in arrays.items():
+        save_array(path / "frames" / f"{name}.npy", array)
+    entries: dict[str, Any] = {}
+    for name, draw in draws.items():
+        rows = np.ascontiguousarray(draw, dtype=DRAW_DTYPE)
+        if rows.ndim != 2 or not rows.size or rows.min() < 0 or rows.max() >= n_frames:
+            raise ValueError(f"draw '{name}' must be a non-empty (N, k) array of rows below {n_frames}")
+        save_array(path / "draws" / f"{name}.npy", rows)
+        entries[name] = {"rows": rows.shape[0], "k": rows.shape[1], **(draw_params or {}).get(name, {})}
+    meta = {"format": FORMAT, "frames": n_frames, "draws": entries, **(extra or {})}
+    write_text(path / INDEX_FILE, json.dumps(meta, indent=1, sort_keys=True) + "\n")
+
+
+def save_array(file: Path, array: np.ndarray) -> None:
+    """Write one `.npy` file whole or not at all, without pickle."""
+    with atomic_file(file) as partial, partial.open("wb") as stream:
+        np.save(stream, array, allow_pickle=False)
+
+
+def _read_meta(path: Path) -> dict[str, Any]:
+    file = path / INDEX_FILE
+    try:
+        meta = json.loads(file.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        raise StageError("no clip index here", where=path, do="run the stage 'index' first") from None
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        raise StageError("the index is damaged", where=file, do="run the stage 'index' again") from None
+    if not isinstance(meta, dict) or meta.get("format") != FORMAT:
+        found = meta.get("format") if isinstance(meta, dict) else None
+        what = f"the index has format {found}, this version reads {FORMAT}"
+        raise StageError(what, where=path, do="run the stage 'index' again")
+    return meta
+
+
+def _open_column(file: Path, dtype: str, shape: tuple[int, ...]) -> np.memmap:
+    """Map a column and check it against what `index.json` promises; a short file is told here, not by a bus error."""
+    try:
+        array = np.load(file, mmap_mode="r", allow_pickle=False)
+    except FileNotFoundError:
+        raise StageError("a column of the index is missing", where=file, do="run the stage 'index' again") from None
+    except (ValueError, EOFError, SyntaxError) as error:
+        what = f"a column of the index is damaged, {' '.join(str(error).split())}"
+        raise StageError(what, where=file, do="run the stage 'index' again") from None
+    if array.dtype != np.dtype(dtype) or array.shape != shape:
+        what = f"a column of the index is {array.dtype} {array.shape}, index.json says {np.dtype(dtype)} {shape}"
+        raise StageError(what, where=file, do="run the stage 'index' again")
+    return array
