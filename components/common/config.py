@@ -6,7 +6,6 @@ A stage's section may hold one sub-section per key (`pretrain.dino`) and a `shar
 from __future__ import annotations
 
 import difflib
-import types
 import typing
 from collections.abc import Mapping
 from pathlib import Path
@@ -115,6 +114,6 @@ def _fields_at(model: type[BaseModel], path: list[str]) -> list[str]:
 
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:
-    if isinstance(annotation, type) and not isinstance(annotation, types.GenericAlias):
+    if isinstance(annotation, type) and not typing.get_args(annotation):
         return [annotation] if issubclass(annotation, BaseModel) else []
     return [found for inner in typing.get_args(annotation) for found in _models_in(inner)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from pathlib import Path
 from components.common.errors import StageError
 
 PARTIAL = ".partial"  # suffix of what is not whole yet; ignored by git and DVC
+MARKER = ".longtake.json"  # says that a stage made this folder, so that a stage may replace it
 
 
 @contextlib.contextmanager
@@ -69,12 +71,17 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def check_new_output(path: Path, *, like: str | None = None) -> None:
+def mark(folder: Path, stage: str, output: str) -> None:
+    """Leave the marker in a finished output folder."""
+    (folder / MARKER).write_text(json.dumps({"made_by": stage, "output": output}) + "\n", encoding="utf-8")
+
+
+def check_new_output(path: Path, *, like: str = MARKER) -> None:
     """Refuse to replace something that is not an earlier output: a user's folder is never overwritten.
 
     Args:
         path: the place of the output.
-        like: name of a file that every output of this kind holds.
+        like: name of a file that every earlier output holds.
     """
-    if like and path.is_dir() and any(path.iterdir()) and not (path / like).exists():
+    if path.is_dir() and any(path.iterdir()) and not (path / like).exists():
         raise StageError("the output folder holds something else", where=path, do="name an empty or new folder")

@@ -1,0 +1,137 @@
+"""What a running stage sees: its parameters, its places, a folder that survives kills, and its tracked run."""
+
+from __future__ import annotations
+
+import os
+import sys
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from components.common import hashing, outputs
+from components.common.config import StageParams
+from components.common.progress import Progress
+from components.common.tracking import Tracker
+
+PACKAGES = Path(__file__).resolve().parent.parent  # components/
+
+
+def cache_root() -> Path:
+    """Where resumable work, locks and journals live: LONGTAKE_CACHE, else .cache below the working folder."""
+    return Path(os.environ.get("LONGTAKE_CACHE", ".cache"))
+
+
+@dataclass
+class Context:
+    """Handed to a stage's `run`.
+
+    Attributes:
+        stage: name of the stage.
+        keys: its keys by name (`{"method": "dino"}`).
+        params: its validated parameters.
+        inputs: input name -> path (None where an optional one was left out).
+        places: output name -> where it will stand.
+        outputs: output name -> where to write it now: an empty folder or a file path, renamed in at the end.
+        keep_cache: set it to leave `cache` behind after success.
+        notes: output name -> metadata of the artifact.
+    """
+
+    stage: str
+    keys: dict[str, str]
+    params: StageParams
+    inputs: dict[str, Path | None]
+    places: dict[str, Path]
+    outputs: dict[str, Path] = field(default_factory=dict)
+    keep_cache: bool = False
+    notes: dict[str, dict[str, Any]] = field(default_factory=dict)
+    tracker: Tracker = field(default_factory=Tracker)
+
+    @property
+    def name(self) -> str:
+        """`pretrain@dino`, as DVC, Kubeflow and MLflow call this execution."""
+        return self.stage + ("@" + "-".join(self.keys.values()) if self.keys else "")
+
+    @property
+    def seed(self) -> int:
+        return self.params.seed
+
+    @cached_property
+    def _locked(self) -> dict[str, str]:
+        return hashing.locked_hashes(Path("dvc.lock"))
+
+    def input_hash(self, name: str) -> str:
+        """Content hash of an input (DVC's own where it has one); empty for an input that was left out."""
+        path = self.inputs[name]
+        if path is None:
+            return ""
+        if not path.exists():
+            return hashing.json_hash(str(path))  # a name such as timm:vit_small_patch16_224
+        return self._locked.get(path.as_posix()) or hashing.tree_hash(path)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of everything that decides the result: parameters, inputs, and the code of the stage."""
+        inputs = {name: self.input_hash(name) for name in self.inputs}
+        code = hashing.code_hash([PACKAGES / "common", PACKAGES / self.stage])
+        return hashing.json_hash([self.stage, self.params.model_dump(mode="json"), inputs, code])
+
+    @cached_property
+    def cache(self) -> Path:
+        """A folder for resumable work that outlives a killed process but never serves other parameters or data."""
+        folder = cache_root() / self.stage / ("-".join(self.keys.values()) or "all") / self.fingerprint
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def drop_cache(self) -> None:
+        """Remove the resumable work of this stage and key, that of older parameters included."""
+        if "cache" in self.__dict__:
+            outputs.remove(self.cache.parent)
+
+    def log(self, line: str) -> None:
+        """One line for people."""
+        print(f"[{self.name}] {line}", flush=True)
+
+    def warn(self, line: str) -> None:
+        """One line that a person should not miss."""
+        print(f"[{self.name}] warning: {line}", file=sys.stderr, flush=True)
+
+    def note(self, output: str, **metadata: Any) -> None:
+        """Metadata of an output artifact (shown by Kubeflow) that is logged as the run's summary as well."""
+        self.notes.setdefault(output, {}).update(metadata)
+        self.tracker.params({f"{output}.{key}": value for key, value in metadata.items()})
+
+    def progress(self, total: int, unit: str, done: int = 0) -> Progress:
+        """Progress over `total` units of which `done` were finished before this process."""
+        return Progress(total, unit, label=f"[{self.name}]", done=done)
+
+    @contextmanager
+    def tracked(self) -> Iterator[None]:
+        """Open this execution's run; close it as finished, failed or killed."""
+        with self.tracker.run(self.name, uid=self._run_uid(), folder=cache_root() / "tracking", tags=self._tags()):
+            self.tracker.renamed.update({self.outputs[name].absolute(): self.places[name] for name in self.outputs})
+            self.tracker.params(_flat(self.params.model_dump(mode="json")))
+            yield
+
+    def _run_uid(self) -> str:
+        """The same uid after a kill, so that a resumed stage goes on in the same MLflow run."""
+        file = self.cache / "run_uid"
+        if not file.exists():
+            outputs.write_text(file, f"{self.name}-{uuid.uuid4().hex[:12]}")
+        return file.read_text(encoding="utf-8")
+
+    def _tags(self) -> dict[str, str]:
+        inputs = {f"input.{name}": self.input_hash(name) for name, path in self.inputs.items() if path is not None}
+        params = hashing.json_hash(self.params.model_dump(mode="json"))
+        return {"stage": self.stage, **self.keys, "params_hash": params, **inputs}
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        name = f"{prefix}{key}"
+        flat.update(_flat(value, f"{name}.") if isinstance(value, dict) else {name: value})
+    return flat

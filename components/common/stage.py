@@ -1,0 +1,225 @@
+"""The stage contract: what every stage's command line, parameters, inputs and outputs have in common.
+
+A stage declares itself (`Stage`), and `main` does the rest: typed parameters, checked inputs, outputs that appear
+whole or not at all, a folder that survives kills, one tracked run, Kubeflow's executor output, exit codes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import fcntl
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from components.common import hashing, kfp_io, outputs
+from components.common.config import Section, StageParams, deep_merge, parse, read_yaml, section_of
+from components.common.context import Context, cache_root
+from components.common.errors import ExitCode, StageError
+
+ParamsModel = type[StageParams] | Callable[[str | None, Section], type[StageParams]]
+
+
+@dataclass(frozen=True)
+class Port:
+    """A named input or output.
+
+    Attributes:
+        help: one line for `--help`.
+        kind: folder or file.
+        type: Kubeflow artifact type.
+        optional: may be left out (inputs only).
+        name_ok: the value may be a name instead of a path (`timm:vit_small_patch16_224`).
+    """
+
+    help: str
+    kind: Literal["dir", "file"] = "dir"
+    type: Literal["Dataset", "Model", "Metrics", "HTML", "Artifact"] = "Dataset"
+    optional: bool = False
+    name_ok: bool = False
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage's declaration. `params` is a model, or a function (key, section) -> model where it depends on them."""
+
+    name: str
+    help: str
+    params: ParamsModel
+    keys: tuple[str, ...] = ()
+    inputs: dict[str, Port] = field(default_factory=dict)
+    outputs: dict[str, Port] = field(default_factory=dict)
+    section_key: str | None = None  # which key selects the sub-section; default: the last one
+
+    def parser(self) -> argparse.ArgumentParser:
+        """The command line; names are the same in dvc.yaml, in the container and in Kubeflow."""
+        parser = argparse.ArgumentParser(prog=f"python -m components.{self.name}", description=self.help)
+        for key in self.keys:
+            parser.add_argument(f"--{key}", required=True, metavar="NAME")
+        for name, port in {**self.inputs, **self.outputs}.items():
+            parser.add_argument(f"--{name}", required=not port.optional, metavar="PATH", help=port.help)
+        parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="parameter file")
+        parser.add_argument("--params-json", metavar="JSON", help="the stage's section itself, instead of a file")
+        parser.add_argument("--set", action="append", default=[], metavar="a.b=c", help="change one parameter")
+        parser.add_argument("--executor-input", metavar="JSON", help="given by Kubeflow Pipelines")
+        return parser
+
+
+def main(stage: Stage, run: Callable[[Context], None], argv: list[str] | None = None) -> int:
+    """Run a stage from its command line and return its exit code."""
+    args = stage.parser().parse_args(argv)
+    signal.signal(signal.SIGTERM, _terminated)
+    try:
+        execute(stage, run, args)
+    except StageError as error:
+        print(f"{stage.name}: {error}", file=sys.stderr)
+        return int(error.code)
+    except KeyboardInterrupt:
+        print(f"{stage.name}: interrupted; nothing was half-written, run it again to go on", file=sys.stderr)
+        return int(ExitCode.INTERRUPTED)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM):
+            raise
+        print(f"{stage.name}: {_machine_trouble(error)}", file=sys.stderr)
+        return int(ExitCode.NO_ROOM)
+    return int(ExitCode.OK)
+
+
+def execute(stage: Stage, run: Callable[[Context], None], args: argparse.Namespace) -> None:
+    """Resolve everything, run the stage, put its outputs in place."""
+    keys = {key: getattr(args, key) for key in stage.keys}
+    params = resolve_params(stage, keys, args)
+    inputs = {name: _input(port, name, getattr(args, name)) for name, port in stage.inputs.items()}
+    places = {name: Path(getattr(args, name)) for name in stage.outputs}
+    for name, place in places.items():
+        _check_place(name, stage.outputs[name], place, inputs)
+    ctx = Context(stage=stage.name, keys=keys, params=params, inputs=inputs, places=places)
+    with ExitStack() as stack:
+        stack.enter_context(_only_one(ctx))
+        ctx.outputs = {name: _fresh(stage.outputs[name], place) for name, place in places.items()}
+        for partial in ctx.outputs.values():
+            stack.callback(outputs.remove, partial)
+        stack.enter_context(ctx.tracked())
+        run(ctx)
+        _finish(stage, ctx)
+    if args.executor_input:
+        kfp_io.write_executor_output(args.executor_input, ctx.notes)
+    if not ctx.keep_cache:
+        ctx.drop_cache()
+
+
+def resolve_params(stage: Stage, keys: dict[str, str], args: argparse.Namespace) -> StageParams:
+    """The stage's validated parameters: file (or JSON), then `--set`."""
+    key = keys.get(stage.section_key or (stage.keys[-1] if stage.keys else ""))
+    if args.params_json is not None:
+        section, where = _mapping(args.params_json, "--params-json"), "--params-json"
+    else:
+        section, where = section_of(read_yaml(args.params), stage.name, key, str(args.params)), str(args.params)
+        where += f", {stage.name}" + (f".{key}" if key else "")
+    for change in args.set:
+        section = deep_merge(section, _change(change))
+    model = stage.params if isinstance(stage.params, type) else stage.params(key, section)
+    return parse(model, section, where)
+
+
+def _mapping(text: str, where: str) -> Section:
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise StageError(f"not readable, {' '.join(str(error).split())}", where=where) from None
+    if not isinstance(value, dict):
+        raise StageError("expected a mapping", where=where)
+    return value
+
+
+def _change(text: str) -> Section:
+    """`a.b=c` as {"a": {"b": c}}, the value read as YAML."""
+    path, sign, value = text.partition("=")
+    if not sign or not path:
+        raise StageError(f"--set takes a.b=value, got '{text}'")
+    change: Any = yaml.safe_load(value)
+    for part in reversed(path.split(".")):
+        change = {part: change}
+    return dict(change)
+
+
+def _input(port: Port, name: str, value: str | None) -> Path | None:
+    if value is None:
+        return None
+    path = Path(value)
+    if port.name_ok and not path.exists():
+        return path
+    if not path.exists():
+        if port.optional:
+            return None
+        raise StageError(f"input '{name}' does not exist", where=path, do="run the stage that makes it first")
+    if port.kind == "dir" and not path.is_dir() and not port.name_ok:
+        raise StageError(f"input '{name}' must be a folder", where=path)
+    if port.kind == "file" and not path.is_file():
+        raise StageError(f"input '{name}' must be a file", where=path)
+    return path
+
+
+def _check_place(name: str, port: Port, place: Path, inputs: dict[str, Path | None]) -> None:
+    """Refuse to write over an input, or over a folder that no stage has made."""
+    for other, path in inputs.items():
+        if path is not None and (place.absolute() == path.absolute() or place.absolute() in path.absolute().parents):
+            raise StageError(f"output '{name}' would replace input '{other}'", where=place)
+    if port.kind == "dir":
+        if place.is_file():
+            raise StageError(f"output '{name}' is a folder, but a file is there", where=place, do="name another place")
+        outputs.check_new_output(place)
+    elif place.is_dir():
+        raise StageError(f"output '{name}' is a file, but a folder is there", where=place, do="name another place")
+
+
+def _fresh(port: Port, place: Path) -> Path:
+    place.parent.mkdir(parents=True, exist_ok=True)
+    partial = outputs.stage_path(place)
+    outputs.remove(partial)  # left by a killed run
+    if port.kind == "dir":
+        partial.mkdir()
+    return partial
+
+
+def _finish(stage: Stage, ctx: Context) -> None:
+    for name, partial in ctx.outputs.items():
+        if not partial.exists():
+            raise RuntimeError(f"stage {stage.name} ended without writing its output '{name}'")
+        if stage.outputs[name].kind == "dir":
+            outputs.mark(partial, stage.name, name)
+        outputs.put_in_place(partial, ctx.places[name])
+    made = ", ".join(str(place) for place in ctx.places.values())
+    ctx.log(f"done: {made}")
+
+
+@contextmanager
+def _only_one(ctx: Context) -> Iterator[None]:
+    """Two processes never build the same outputs at once."""
+    locks = cache_root() / "locks"
+    locks.mkdir(parents=True, exist_ok=True)
+    places = sorted(str(place.absolute()) for place in ctx.places.values())
+    with (locks / f"{hashing.json_hash(places)}.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise StageError("another process is writing the same outputs", where=places[0]) from None
+        yield
+
+
+def _terminated(signum: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _machine_trouble(error: OSError) -> str:
+    where = f": {error.filename}" if error.filename else ""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"the disk is full{where} (free some space and run it again; it goes on from where it was)"
+    return f"{(error.strerror or 'no access').lower()}{where} (check the permissions)"

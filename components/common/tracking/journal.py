@@ -1,0 +1,118 @@
+"""The journal: one folder a run, one JSON object a line, only ever appended to.
+
+<uid>/journal.jsonl   what happened
+<uid>/files/          copies of the artifacts, so that they outlive the stage's temporary folders
+<uid>/state.json      how far it was sent, and to which MLflow run
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from components.common.outputs import write_text
+
+Event = dict[str, Any]
+
+
+def now_ms() -> int:
+    """Milliseconds since the epoch, MLflow's unit of time."""
+    return int(time.time() * 1000)
+
+
+@dataclass
+class State:
+    """How far a journal was sent: `offset` bytes of it, to the run `run_id`; `done` once its end was sent."""
+
+    offset: int = 0
+    run_id: str = ""
+    done: bool = False
+
+
+class Journal:
+    """A run's journal. Writers append whole lines in one system call; a line torn by a kill is skipped."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.file = folder / "journal.jsonl"
+        self._fd: int | None = None
+
+    def append(self, kind: str, **content: Any) -> None:
+        """Add one event with the present time."""
+        if self._fd is None:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._fd = os.open(self.file, os.O_CREAT | os.O_RDWR | os.O_APPEND, 0o644)
+            if self._torn():
+                os.write(self._fd, b"\n")
+        line = json.dumps({"kind": kind, "time_ms": now_ms(), **content}, allow_nan=True)
+        os.write(self._fd, line.encode() + b"\n")
+
+    def _torn(self) -> bool:
+        assert self._fd is not None
+        size = os.fstat(self._fd).st_size
+        return size > 0 and os.pread(self._fd, 1, size - 1) != b"\n"
+
+    def sync(self) -> None:
+        """Make everything appended so far survive a power cut."""
+        if self._fd is not None:
+            os.fsync(self._fd)
+
+    def close(self) -> None:
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
+
+    def read(self, offset: int) -> tuple[list[Event], int]:
+        """Whole events from byte `offset` on, and the offset behind them."""
+        if not self.file.exists():
+            return [], offset
+        with self.file.open("rb") as file:
+            file.seek(offset)
+            data = file.read()
+        end = data.rfind(b"\n") + 1
+        return list(_events(data[:end])), offset + end
+
+    @property
+    def state(self) -> State:
+        try:
+            return State(**json.loads((self.folder / "state.json").read_text(encoding="utf-8")))
+        except (FileNotFoundError, json.JSONDecodeError, TypeError):
+            return State()  # sending again is harmless: MLflow keeps equal metrics once
+
+    def save(self, state: State) -> None:
+        write_text(self.folder / "state.json", json.dumps(asdict(state)))
+
+    @contextmanager
+    def sending(self) -> Iterator[bool]:
+        """Yield whether this process may send the journal: only one forwarder does at a time."""
+        with (self.folder / "lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield False
+            else:
+                yield True
+
+
+def _events(data: bytes) -> Iterator[Event]:
+    for line in data.splitlines():
+        try:
+            event = json.loads(line)
+        except json.JSONDecodeError:
+            continue  # torn by a kill
+        if isinstance(event, dict):
+            yield event
+
+
+def pending(folder: Path) -> list[Journal]:
+    """Journals below `folder` that were not sent to their end, oldest first."""
+    found = [Journal(file.parent) for file in folder.glob("*/journal.jsonl")]
+    found.sort(key=lambda journal: journal.file.stat().st_ctime)
+    return [journal for journal in found if not journal.state.done]

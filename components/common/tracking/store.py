@@ -1,0 +1,78 @@
+"""Where runs are kept: MLFLOW_TRACKING_URI, else an SQLite file and a folder beside the pipeline."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mlflow.tracking import MlflowClient
+
+EXPERIMENT = "longtake"
+# Nothing is unpickled, and nothing is reported to anyone.
+ENVIRONMENT = {"MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+# A server that is away is noticed in seconds; the journal holds what it misses.
+PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20"}
+
+
+def tracking_uri() -> str:
+    """The tracking server, or `sqlite:///<LONGTAKE_HOME or working folder>/mlflow.db`."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home() / 'mlflow.db'}"
+
+
+def home() -> Path:
+    """The folder of the embedded store."""
+    return Path(os.environ.get("LONGTAKE_HOME", ".")).absolute()
+
+
+def experiment_name() -> str:
+    return os.environ.get("MLFLOW_EXPERIMENT_NAME", EXPERIMENT)
+
+
+def client() -> MlflowClient:
+    """An MLflow client on a store that exists.
+
+    An SQLite database is created under a file lock: two processes that migrate the same fresh file break it.
+    """
+    for key, value in {**ENVIRONMENT, **PATIENCE}.items():
+        os.environ.setdefault(key, value)
+    import mlflow
+    from mlflow.tracking import MlflowClient
+
+    uri = tracking_uri()
+    mlflow.set_tracking_uri(uri)
+    with store_lock(uri):
+        made = MlflowClient(tracking_uri=uri)
+        if uri.startswith("sqlite:"):
+            made.search_experiments(max_results=1)  # creates and migrates the tables
+        return made
+
+
+def experiment_id(client: MlflowClient) -> str:
+    """The experiment of this project, made on first use."""
+    if given := os.environ.get("MLFLOW_EXPERIMENT_ID"):
+        return given
+    name, uri = experiment_name(), tracking_uri()
+    with store_lock(uri):
+        found = client.get_experiment_by_name(name)
+        if found is not None:
+            return str(found.experiment_id)
+        place = (home() / "mlartifacts").as_uri() if uri.startswith("sqlite:") else None
+        return str(client.create_experiment(name, artifact_location=place))
+
+
+@contextmanager
+def store_lock(uri: str) -> Iterator[None]:
+    """Exclusive use of an embedded store; a server arbitrates by itself."""
+    if not uri.startswith("sqlite:///"):
+        yield
+        return
+    file = Path(uri.removeprefix("sqlite:///") + ".lock")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
