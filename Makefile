@@ -1,0 +1,50 @@
+# Longtake's commands. `make repro` and `make test` set up all they need below this folder.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+UV_VERSION := 0.13.8
+READY := $(VENV)/.ready-$(shell cat requirements.lock Makefile | cksum | cut -d' ' -f1)
+export PYTHONDONTWRITEBYTECODE ?=
+export DVC_NO_ANALYTICS := 1
+
+.PHONY: help setup repro test test-fast lint lock bench ui clean
+
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+setup: $(READY)  ## the environment, from the hashed lock
+
+$(READY):
+	@$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info[:2] <= (3, 12) else "Longtake needs Python 3.11 or 3.12, this is %s: make PYTHON=python3.12" % sys.version.split()[0])'
+	@rm -rf $(VENV)
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements.lock
+	@touch $@
+
+repro: setup  ## the whole pipeline on the sample world (RECIPE=name for another one)
+	@$(BIN)/python -m pipelines.repro $(if $(RECIPE),--recipe $(RECIPE)) $(ARGS)
+
+test: setup  ## every test that this machine can run
+	@$(BIN)/python -m pytest $(ARGS)
+
+test-fast: setup  ## under five minutes
+	@$(BIN)/python -m pytest -m "not slow and not docker and not gpu" $(ARGS)
+
+lint: setup  ## format, lint, types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+lock: setup  ## renew requirements.lock (hashes, no addresses)
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --all-extras --generate-hashes --no-annotate \
+	  --no-header --no-emit-index-url --upgrade pyproject.toml -o requirements.lock
+
+bench: setup  ## the speed tables: extraction, index, views, training, J and F
+	@for b in extract index views train jf; do $(BIN)/python -m bench.$$b || exit 1; done
+
+ui: setup  ## MLflow's pages on http://127.0.0.1:5000
+	$(BIN)/mlflow server --backend-store-uri sqlite:///mlflow.db --host 127.0.0.1 --port 5000
+
+clean:  ## remove what the pipeline made (never the environment, never your data)
+	rm -rf .cache data models metrics results report promotion runs dvc.lock

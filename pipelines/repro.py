@@ -1,0 +1,79 @@
+"""`make repro`: run the DAG with DVC, then say what came out and where to look."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from components.common.errors import ExitCode, StageError
+from components.common.stage import parse_change
+from components.common.tracking.tracker import git_revision
+from pipelines.workspace import ROOT, make_workspace, merged_params, recipe_file
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m pipelines.repro", description=__doc__)
+    parser.add_argument("--recipe", help="a file of recipes/ (by name) or any other; runs in runs/<name>")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="a.b=c", help="change one parameter (with --recipe)"
+    )
+    parser.add_argument("--target", action="append", default=[], help="only these stages and what they need")
+    args = parser.parse_args(argv)
+    try:
+        folder, name = _folder(args)
+    except StageError as error:
+        print(f"repro: {error}", file=sys.stderr)
+        return int(error.code)
+    started = time.monotonic()
+    env = environment(f"{name}-{time.strftime('%Y%m%d-%H%M%S')}")
+    code = subprocess.run([sys.executable, "-m", "dvc", "repro", *args.target], cwd=folder, env=env).returncode
+    subprocess.run([sys.executable, "-m", "components.common.tracking", "sync"], cwd=folder, env=env)
+    if code != 0:
+        print("\nrepro: a stage failed, see above. What was finished is kept; the same command goes on from there.")
+        return int(ExitCode.CRASH)
+    print(summary(folder, time.monotonic() - started))
+    return int(ExitCode.OK)
+
+
+def _folder(args: argparse.Namespace) -> tuple[Path, str]:
+    """The project itself, or the workspace of a recipe."""
+    if args.recipe is None:
+        if args.set:
+            raise StageError("--set needs --recipe", do="edit params.yaml to change the project's own run")
+        return ROOT, "sample"
+    recipe = recipe_file(args.recipe)
+    params = merged_params(recipe, [parse_change(text) for text in args.set])
+    return make_workspace(ROOT / "runs" / recipe.stem, params), recipe.stem
+
+
+def environment(pipeline_run: str) -> dict[str, str]:
+    """The stages' environment: this Python first, one MLflow store for all workspaces, one run for the pipeline."""
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    given = {"LONGTAKE_HOME": str(ROOT), "LONGTAKE_GIT_REVISION": git_revision(), "LONGTAKE_PIPELINE_RUN": pipeline_run}
+    return {"DVC_NO_ANALYTICS": "1", **given, **os.environ, "PATH": path}
+
+
+def summary(folder: Path, seconds: float) -> str:
+    """The last words of a run: leaderboard, decision, report, MLflow."""
+    lines = [""]
+    board = folder / "report" / "leaderboard.md"
+    if board.exists():
+        lines += [board.read_text(encoding="utf-8").strip(), ""]
+    decision = folder / "promotion" / "decision.json"
+    if decision.exists():
+        lines += [f"Promotion   {json.loads(decision.read_text(encoding='utf-8'))['summary']}"]
+    lines += [
+        f"Report      {folder / 'report' / 'index.html'}",
+        "MLflow      make ui   (then http://127.0.0.1:5000)",
+        f"Time        {int(seconds // 60)} min {int(seconds % 60)} s in {folder}",
+    ]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
