@@ -1,0 +1,215 @@
+"""Writes a frame store (see frame_store.py for the layout), video by video, in order; same input, same bytes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tarfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO, NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from components.common import hashing
+from components.common.errors import StageError
+from components.common.frame_store import BAD, FORMAT, FRAMES, MANIFEST, OK, VIDEOS, shard_name
+from components.common.jpeg import jpeg_size
+
+BLOCK = tarfile.BLOCKSIZE
+END_OF_TAR = bytes(2 * BLOCK)
+ROWS_PER_GROUP = 1 << 17  # rows held in memory before they go to the file: some ten megabytes
+DEFAULT_SHARD_BYTES = 256 << 20
+
+FRAME_COLUMNS = pa.schema(
+    [
+        ("video", pa.int32()),
+        ("frame", pa.int64()),
+        ("pts_s", pa.float64()),
+        ("shard", pa.int32()),
+        ("offset", pa.int64()),
+        ("size", pa.int32()),
+        ("height", pa.int32()),
+        ("width", pa.int32()),
+        ("cut", pa.bool_()),
+    ]
+)
+VIDEO_COLUMNS = pa.schema(
+    [
+        ("video", pa.int32()),
+        ("key", pa.string()),
+        ("path", pa.string()),
+        ("sha256", pa.string()),
+        ("fps", pa.float64()),
+        ("duration_s", pa.float64()),
+        ("n_frames", pa.int64()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("rotation", pa.int32()),
+        ("status", pa.string()),
+        ("reason", pa.string()),
+    ]
+)
+
+
+class Frame(NamedTuple):
+    """One frame: its JPEG file, seconds since the video's first, its number in the source, a cut just before it."""
+
+    jpeg: bytes
+    pts_s: float
+    frame: int
+    cut: bool = False
+
+
+@dataclass(frozen=True)
+class VideoRow:
+    """One source, good or bad. Unknown `fps` and `duration_s` are None; `width`, `height` are the source's, as coded;
+    `rotation` is in clockwise degrees and already applied to the frames; `reason` is empty for a whole good video."""
+
+    key: str
+    path: str
+    sha256: str = ""
+    fps: float | None = None
+    duration_s: float | None = None
+    width: int = 0
+    height: int = 0
+    rotation: int = 0
+    status: str = OK
+    reason: str = ""
+
+
+class FrameStoreWriter:
+    """Fills a new folder with a frame store.
+
+        with FrameStoreWriter(folder) as store:
+            store.add(VideoRow(key="a", path="a.mp4"), [Frame(jpeg, 0.0, 0), Frame(jpeg, 0.5, 12)])
+
+    The store counts as one only when the block ends well: its manifest is written last.
+    """
+
+    def __init__(self, path: Path, shard_bytes: int = DEFAULT_SHARD_BYTES) -> None:
+        path.mkdir(parents=True, exist_ok=True)
+        self.path = path
+        self._shards = _ShardWriter(path, shard_bytes)
+        self._frames = pq.ParquetWriter(path / FRAMES, FRAME_COLUMNS)
+        self._rows: list[tuple[int, int, float, int, int, int, int, int, bool]] = []
+        self._videos: list[dict[str, object]] = []
+        self._keys: set[str] = set()
+        self._n_frames = 0
+
+    def add(self, video: VideoRow, frames: Iterable[Frame] = ()) -> int:
+        """Append a source and its frames in time order; returns the number of frames.
+
+        Raises:
+            StageError: the key was used before, or time does not move forward.
+        """
+        if video.key in self._keys:
+            raise StageError(f"two videos with the key '{video.key}'", where=video.path)
+        self._keys.add(video.key)
+        number, before, last = len(self._videos), self._n_frames, None
+        for frame in frames:
+            if last is not None and not (frame.pts_s > last.pts_s and frame.frame > last.frame):
+                raise StageError(f"frame at {frame.pts_s} s follows one at {last.pts_s} s", where=video.path)
+            self._add_frame(number, video.key, frame)
+            last = frame
+        count = self._n_frames - before
+        self._videos.append({"video": number, **video.__dict__, "n_frames": count})
+        return count
+
+    def close(self) -> None:
+        """Finish the tables and the last shard, then write the manifest."""
+        self._flush_rows()
+        self._frames.close()
+        self._shards.close()
+        pq.write_table(pa.Table.from_pylist(self._videos, schema=VIDEO_COLUMNS), self.path / VIDEOS)
+        self._write_manifest()
+
+    def __enter__(self) -> FrameStoreWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self._frames.close()
+            self._shards.abandon()
+
+    def _add_frame(self, video: int, key: str, frame: Frame) -> None:
+        height, width = jpeg_size(frame.jpeg)
+        shard, offset = self._shards.append(f"{key}/{frame.frame:08d}.jpg", frame.jpeg)
+        size = len(frame.jpeg)
+        self._rows.append((video, frame.frame, frame.pts_s, shard, offset, size, height, width, frame.cut))
+        self._n_frames += 1
+        if len(self._rows) >= ROWS_PER_GROUP:
+            self._flush_rows()
+
+    def _flush_rows(self) -> None:
+        if self._rows:
+            columns = zip(*self._rows, strict=True)
+            arrays = [pa.array(column, field.type) for column, field in zip(columns, FRAME_COLUMNS, strict=True)]
+            self._frames.write_table(pa.Table.from_arrays(arrays, schema=FRAME_COLUMNS))
+            self._rows = []
+
+    def _write_manifest(self) -> None:
+        files = dict(self._shards.done)
+        for name in (FRAMES, VIDEOS):
+            file = self.path / name
+            files[name] = {"bytes": file.stat().st_size, "sha256": hashing.file_hash(file)}
+        bad = sum(video["status"] == BAD for video in self._videos)
+        totals = {"frames": self._n_frames, "videos": len(self._videos), "videos_bad": bad}
+        manifest = {"format": FORMAT, **totals, "shards": len(self._shards.done), "files": files}
+        text = json.dumps(manifest, indent=1, sort_keys=True) + "\n"
+        (self.path / MANIFEST).write_text(text, encoding="utf-8")
+
+
+class _ShardWriter:
+    """Appends members to tar files of a bounded size and hashes them on the way."""
+
+    def __init__(self, path: Path, limit: int) -> None:
+        self.done: dict[str, dict[str, object]] = {}
+        self._path, self._limit = path, limit
+        self._file: BinaryIO | None = None
+        self._hash, self._at = hashlib.sha256(), 0
+
+    def append(self, name: str, data: bytes) -> tuple[int, int]:
+        """(shard, offset of the data in it)."""
+        header = _tar_header(name, len(data))
+        padding = bytes(-len(data) % BLOCK)
+        full = self._at + len(header) + len(data) + len(padding) + len(END_OF_TAR) > self._limit
+        if self._file is not None and full and self._at > 0:  # one frame above the limit still gets its own shard
+            self.close()
+        if self._file is None:
+            self._file = (self._path / shard_name(len(self.done))).open("wb", buffering=1 << 20)
+        offset = self._at + len(header)
+        for piece in (header, data, padding):
+            self._write(piece)
+        return len(self.done), offset
+
+    def close(self) -> None:
+        if self._file is None:
+            return
+        self._write(END_OF_TAR)
+        self._file.close()
+        self.done[shard_name(len(self.done))] = {"bytes": self._at, "sha256": self._hash.hexdigest()}
+        self._file, self._hash, self._at = None, hashlib.sha256(), 0
+
+    def abandon(self) -> None:
+        """Close without finishing; the folder is not a store and its owner throws it away."""
+        if self._file is not None:
+            self._file.close()
+
+    def _write(self, piece: bytes) -> None:
+        assert self._file is not None
+        self._file.write(piece)
+        self._hash.update(piece)
+        self._at += len(piece)
+
+
+def _tar_header(name: str, size: int) -> bytes:
+    """Header of a member without owner or time; a name too long or not ASCII adds a pax record in front."""
+    member = tarfile.TarInfo(name)
+    member.size, member.mode, member.mtime = size, 0o644, 0
+    return member.tobuf(tarfile.PAX_FORMAT, "utf-8", "strict")
