@@ -1,0 +1,40 @@
+"""Centring: the running mean of the teacher's logits, taken off before its softmax (arXiv:2104.14294, eq. 4)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from components.pretrain.blocks.distributed import mean_over_ranks
+
+
+class Centre(nn.Module):
+    """EMA of the mean raw teacher logit over everything seen in one optimiser step.
+
+    `add` collects sums during the step's micro-batches, `update` moves the centre once, over all ranks. So
+    accumulation and data parallelism give the centre of the one large batch.
+    """
+
+    value: Tensor
+
+    def __init__(self, out_dim: int, momentum: float) -> None:
+        super().__init__()
+        self.momentum = momentum
+        self.register_buffer("value", torch.zeros(out_dim))
+        self._sum: Tensor | None = None  # no buffer: it is empty between steps, and no checkpoint should hold it
+        self._count = 0
+
+    @torch.no_grad()
+    def add(self, logits: Tensor) -> None:
+        """Count raw teacher logits (..., K) of one micro-batch."""
+        rows = logits.detach().flatten(0, -2).to(self.value.dtype)
+        self._sum = rows.sum(dim=0) if self._sum is None else self._sum + rows.sum(dim=0)
+        self._count += len(rows)
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """centre <- m * centre + (1 - m) * mean; after the optimiser's step, as the loss used the old centre."""
+        if self._sum is None:
+            return
+        self.value.lerp_(mean_over_ranks(self._sum, self._count), 1.0 - self.momentum)
+        self._sum, self._count = None, 0
