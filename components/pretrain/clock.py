@@ -1,0 +1,45 @@
+"""Wall time of training: how fast, and how much of it was spent waiting for data. Never part of a result."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+from torch import Tensor
+
+from components.pretrain import parallel
+
+Batch = dict[str, Tensor]
+
+
+class Clock:
+    """Wall time of a window, and how much of it went into waiting for data. Never part of a result."""
+
+    def __init__(self) -> None:
+        self._start = self._kept = time.monotonic()
+        self._waited, self._images = 0.0, 0
+
+    def wait(self, batches: Iterator[Batch]) -> Batch:
+        """The next batch."""
+        start = time.monotonic()
+        batch = next(batches)
+        self._waited += time.monotonic() - start
+        return batch
+
+    def count(self, batch: Batch) -> None:
+        views = max(batch.values(), key=lambda v: v.shape[2])  # (B, views, frames, ...)
+        self._images += views.shape[0] * views.shape[2] * parallel.world_size()
+
+    def lap(self) -> tuple[int, float, float]:
+        """Images, seconds and share of waiting since the last call."""
+        now = time.monotonic()
+        seconds = max(now - self._start, 1e-9)
+        result = self._images, seconds, self._waited / seconds
+        self._start, self._waited, self._images = now, 0.0, 0
+        return result
+
+    def since_kept(self) -> float:
+        return time.monotonic() - self._kept
+
+    def kept(self) -> None:
+        self._kept = time.monotonic()

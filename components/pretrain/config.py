@@ -1,0 +1,118 @@
+"""Parameters of pretraining. The defaults are the published DINO-scale values (arXiv:2104.14294); no torch in here.
+
+`pretrain.shared` of params.yaml is laid under every method's own section; `args` is checked by the method's own model.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, create_model, model_validator
+
+from components.common.config import Params, Section, StageParams, nearest
+from components.common.errors import StageError
+
+
+class EncoderParams(Params):
+    """The network that is trained and exported: a timm VisionTransformer."""
+
+    architecture: str = Field("vit_small_patch16_224", description="timm name of a VisionTransformer")
+    model_args: dict[str, Any] = Field(default_factory=dict, description="keyword arguments of timm.create_model")
+    start_from: str | None = Field(None, description="weights to start from: model folder, timm:NAME or .safetensors")
+
+
+class GuardParams(Params):
+    """When features count as collapsed. The shares are of the ideal value, so they hold for any width."""
+
+    stop: bool = Field(False, description="stop training on collapse; otherwise only warn")
+    max_teacher_entropy: float = Field(0.9999, gt=0, le=1, description="share of log K: above, all targets are uniform")
+    min_teacher_spread: float = Field(
+        0.01, ge=0, lt=1, description="share of log K of the batch's mean target: below, one prototype takes all"
+    )
+    min_feature_std: float = Field(0.01, ge=0, lt=1, description="std of unit features, times sqrt(D): healthy is ~1")
+    min_rankme: float = Field(1.5, ge=1, description="effective rank of the features (arXiv:2210.02885)")
+    rankme_samples: int = Field(2048, ge=2, description="latest features taken into RankMe")
+    patience: int = Field(5, ge=1, description="reports in a row below a limit before it counts as collapse")
+
+
+class TrainerParams(Params):
+    """The loop around a method: sizes, schedules, optimiser, precision, checkpoints."""
+
+    batch_size: int = Field(1024, ge=1, description="samples in one optimiser step, over all processes")
+    accumulate: int = Field(1, ge=1, description="forward and backward passes in one optimiser step")
+    epochs: float = Field(100, ge=0, description="passes over the draw; 0 exports the untrained start")
+    max_steps: int | None = Field(None, ge=0, description="optimiser steps at most; schedules end there")
+    lr: float = Field(5e-4, gt=0, description="peak learning rate at batch 256, scaled linearly with the batch")
+    min_lr: float = Field(1e-6, ge=0, description="learning rate at the end, not scaled")
+    warmup_epochs: float = Field(10, ge=0, description="linear warm-up from 0")
+    weight_decay: float = Field(0.04, ge=0)
+    weight_decay_end: float = Field(0.4, ge=0, description="reached by a cosine")
+    betas: tuple[float, float] = (0.9, 0.999)
+    clip_norm: float | None = Field(3.0, gt=0, description="norm of each tensor's gradient, not of all together")
+    momentum_teacher: float = Field(0.996, ge=0, le=1, description="weight of the old teacher at the start")
+    momentum_teacher_end: float = Field(1.0, ge=0, le=1, description="reached by a cosine")
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    deterministic: bool = Field(True, description="on a GPU, kernels that repeat to the bit where there are any")
+    compile: bool = Field(False, description="torch.compile for each transformer block")
+    processes: int = Field(0, ge=0, description="training processes, unless torchrun says; 0: one for each GPU")
+    workers: int = Field(10, ge=0, description="loader processes of each training process")
+    decode_scaled: bool = Field(True, description="decode JPEGs at a reduced size where no view loses pixels")
+    log_every_steps: int = Field(10, ge=1, description="steps between two reports; loss and guards are checked there")
+    checkpoint_every_s: float = Field(300, ge=0, description="least time between two checkpoints; 0: at every report")
+
+    @model_validator(mode="after")
+    def _sizes_agree(self) -> TrainerParams:
+        if self.batch_size % self.accumulate:
+            raise ValueError(f"batch_size {self.batch_size} is no multiple of accumulate {self.accumulate}")
+        return self
+
+
+# These decide when work is done, not what comes out: a run may go on with others.
+NOT_IN_IDENTITY = ("workers", "checkpoint_every_s")
+
+
+class PretrainParams(StageParams):
+    """One method's section. `args` becomes the method's own model (see `params_model`)."""
+
+    method: str
+    encoder: EncoderParams = EncoderParams.model_validate({})
+    trainer: TrainerParams = TrainerParams.model_validate({})
+    guards: GuardParams = GuardParams.model_validate({})
+    args: Params = Params()
+    resume: str | None = Field(None, description="checkpoint file to go on from, instead of the run's own")
+
+    def identity(self) -> Section:
+        """All that the result depends on."""
+        values = self.model_dump(mode="json", exclude={"resume"})
+        for key in NOT_IN_IDENTITY:
+            del values["trainer"][key]
+        return values
+
+
+def known_methods() -> list[str]:
+    """Names of the files in `methods/`."""
+    folder = Path(__file__).parent / "methods"
+    return sorted(module.name for module in pkgutil.iter_modules([str(folder)]) if not module.name.startswith("_"))
+
+
+def find_method(name: str) -> type[Any]:
+    """The class of a method; StageError with the nearest name when there is none. Imports torch."""
+    from components.pretrain.method import METHODS
+
+    if name not in METHODS:
+        known = known_methods()
+        if name not in known:
+            raise StageError(f"no method '{name}'{nearest(name, sorted({*known, *METHODS}))}")
+        importlib.import_module(f"components.pretrain.methods.{name}")
+    return METHODS[name]
+
+
+def params_model(key: str | None, section: Section) -> type[PretrainParams]:
+    """The parameter model of a section: its method (the key, unless the section names another) brings `args`."""
+    name = section.get("method", key)
+    method = find_method(str(name))
+    args: Any = (method.Args, Field(default_factory=method.Args, validate_default=True))
+    return create_model(f"{method.__name__}Params", __base__=PretrainParams, method=(str, name), args=args)

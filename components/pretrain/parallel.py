@@ -1,0 +1,114 @@
+"""Several processes, one run: those that torchrun started, or those that the first one starts for its GPUs."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+FOLLOWER = "LONGTAKE_FOLLOWER"  # set for processes that the first one starts
+
+
+def rank() -> int:
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world_size() -> int:
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def pick_device() -> torch.device:
+    """This process's own GPU, else the CPU."""
+    if torch.cuda.is_available():
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        torch.cuda.set_device(device)
+        return device
+    return torch.device("cpu")
+
+
+@contextmanager
+def group(processes: int = 1) -> Iterator[None]:
+    """Join the other processes of this run for the length of the block.
+
+    Args:
+        processes: how many there should be when torchrun has not said so (WORLD_SIZE); 0 takes one for each GPU.
+    """
+    wanted = processes or max(torch.cuda.device_count(), 1)
+    with ExitStack() as stack:
+        if "WORLD_SIZE" not in os.environ and wanted > 1:
+            stack.enter_context(_followers(wanted))
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+            stack.callback(dist.destroy_process_group)
+        yield
+
+
+@contextmanager
+def _followers(processes: int) -> Iterator[None]:
+    """Start the other processes on this machine; they end with the block, and with this process however it ends."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    meet = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(processes), FOLLOWER: "1"}
+    command = [sys.executable, "-m", "components.pretrain"]
+    children = [
+        subprocess.Popen(command, stdin=subprocess.PIPE, env=os.environ | meet | {"RANK": str(i), "LOCAL_RANK": str(i)})
+        for i in range(1, processes)
+    ]
+    before = dict(os.environ)
+    os.environ.update(meet | {"RANK": "0", "LOCAL_RANK": "0"})
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+        for child in children:
+            child.terminate()
+            child.wait()
+
+
+def end_with_leader() -> None:
+    """In a follower: stop when the process that started this one is gone, which closes our standard input."""
+    if FOLLOWER in os.environ:
+        threading.Thread(target=lambda: (sys.stdin.buffer.read(), os._exit(1)), daemon=True).start()
+
+
+def mean(tensor: Tensor) -> Tensor:
+    """Mean over processes."""
+    if world_size() > 1:
+        tensor = tensor.clone()
+        dist.all_reduce(tensor)
+        tensor /= world_size()
+    return tensor
+
+
+def gather(tensor: Tensor) -> Tensor:
+    """Rows of all processes, which all have equally many."""
+    if world_size() == 1:
+        return tensor
+    parts = [torch.empty_like(tensor) for _ in range(world_size())]
+    dist.all_gather(parts, tensor.contiguous())
+    return torch.cat(parts)
+
+
+def share(value: dict[str, Any] | None, device: torch.device) -> dict[str, Any]:
+    """The first process's JSON-able mapping, in every process (sent as JSON: nothing is unpickled)."""
+    if world_size() == 1:
+        return value or {}
+    data = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8).to(device)
+    size = torch.tensor([len(data)], device=device)
+    dist.broadcast(size, 0)
+    if rank() > 0:
+        data = torch.empty(int(size), dtype=torch.uint8, device=device)
+    dist.broadcast(data, 0)
+    return dict(json.loads(bytes(data.cpu().tolist())))

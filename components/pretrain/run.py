@@ -1,0 +1,170 @@
+"""One execution of the stage: parameters to a trainer, figures to people and MLflow, the result to the model folder."""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from components.common import hashing
+from components.common.config import parse
+from components.common.context import PACKAGES, Context
+from components.common.encoder import load_encoder, write_model_folder
+from components.common.errors import StageError
+from components.common.vit import TimmModel, build_vit, load_exact
+from components.pretrain import export, parallel, speed
+from components.pretrain.checkpoint import CheckpointStore, State, read
+from components.pretrain.config import EncoderParams, PretrainParams, find_method, params_model
+from components.pretrain.data import ClipDataset
+from components.pretrain.feed import StoreFeed
+from components.pretrain.method import Method
+from components.pretrain.schedules import Schedule
+from components.pretrain.trainer import Report, Trainer, seeded
+
+START_WEIGHTS = 1 << 32  # a stream of random numbers of its own: steps have smaller numbers
+DATA_WAIT_HINT = 0.1  # the share of waiting from which more workers would pay
+
+
+def pretrain(ctx: Context) -> None:
+    """Run the stage in its first process."""
+    params: Any = ctx.params
+    store = CheckpointStore(_checkpoint_folder(ctx), _identity(ctx))
+    job = {
+        "params": params.model_dump(mode="json"),
+        "frames": str(ctx.inputs["frames"]),
+        "index": str(ctx.inputs["index"]),
+        "store": str(store.folder),
+        "identity": store.identity,
+    }
+    with parallel.group(params.trainer.processes):
+        trainer = _trainer(job)
+        trainer.warn = ctx.warn
+        if trainer.step:
+            ctx.log(f"going on from the checkpoint of step {trainer.step}")
+        _train(ctx, trainer)
+        _export(ctx, trainer)
+
+
+def follow() -> int:
+    """Take part in the training that another process leads; exit code."""
+    parallel.end_with_leader()
+    try:
+        with parallel.group():
+            _trainer(None).train()
+    except StageError as error:
+        return int(error.code)  # the first process says what it was
+    return 0
+
+
+def _trainer(job: dict[str, Any] | None) -> Trainer:
+    """The trainer of this process, standing where the run's checkpoint left it."""
+    device = parallel.pick_device()
+    job = parallel.share(job, device)
+    params: Any = parse(params_model(None, job["params"]), job["params"], "pretrain")
+    speed.set_up(device, params.trainer.deterministic)
+    plan = find_method(params.method).views(params.args)
+    dataset = ClipDataset(Path(job["frames"]), Path(job["index"]), plan, params.seed, params.trainer.decode_scaled)
+    feed = StoreFeed(dataset, params, device)
+    schedule = Schedule.plan(params.trainer, feed.steps_per_epoch)
+    store = CheckpointStore(Path(job["store"]), job["identity"])
+    trainer = Trainer(build_method(params, schedule.epochs).to(device), params, schedule, feed, store)
+    trainer.resume(read(Path(params.resume), store.identity, device) if params.resume else store.load(device))
+    return trainer
+
+
+def build_method(params: PretrainParams, epochs: float) -> Method:
+    """The method on its start weights: a function of the seed and of `encoder` alone, so all methods start alike."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seeded(params.seed, START_WEIGHTS))
+        start = _start_encoder(params.encoder)
+        return find_method(params.method)(params.args, partial(_build_encoder, params.encoder, start), epochs)
+
+
+def _start_encoder(encoder: EncoderParams) -> dict[str, torch.Tensor] | None:
+    if encoder.start_from is None:
+        return None
+    return load_encoder(encoder.start_from, model_args=encoder.model_args).model.state_dict()
+
+
+def _build_encoder(encoder: EncoderParams, start: State | None, drop_path_rate: float = 0.0) -> TimmModel:
+    model = build_vit(encoder.architecture, encoder.model_args, drop_path_rate=drop_path_rate)
+    if start is not None:
+        load_exact(model, start, str(encoder.start_from))
+    return model
+
+
+def _identity(ctx: Context) -> State:
+    """What the result depends on: parameters, data, code."""
+    params: Any = ctx.params
+    code = hashing.code_hash([PACKAGES / "common", PACKAGES / "pretrain"])
+    return {**params.identity(), "frames": ctx.input_hash("frames"), "index": ctx.input_hash("index"), "code": code}
+
+
+def _checkpoint_folder(ctx: Context) -> Path:
+    """Beside `ctx.cache`, whose name holds all parameters: a run may go on with another number of workers.
+
+    The runner empties the folder above both after success, so a finished run leaves no checkpoint: five times the
+    encoder's size that nothing needs once the encoder is out. DVC's run cache keeps finished results.
+    """
+    return ctx.cache.parent / f"checkpoints-{hashing.json_hash(_identity(ctx))}"
+
+
+def _train(ctx: Context, trainer: Trainer) -> None:
+    """Train to the end, telling people and the tracker after every window of steps."""
+    if trainer.step >= trainer.schedule.total:
+        return
+    start, hinted, samples = time.monotonic(), False, trainer.params.trainer.batch_size
+
+    def tell(report: Report) -> None:
+        nonlocal hinted
+        speeds = {"img_per_s": report.images / report.seconds, "data_wait": report.data_wait} | _gpu_memory(trainer)
+        ctx.tracker.metrics(report.row | speeds, step=report.step)
+        shown = {key: report.row[key] for key in ("loss", "lr")}
+        bar.update(report.steps, **shown, **{"img/s": speeds["img_per_s"]}, wait=f"{report.data_wait:.0%}")
+        if report.data_wait > DATA_WAIT_HINT and not hinted and report.step > report.steps:
+            ctx.warn(f"{report.data_wait:.0%} of the time goes into waiting for data: raise trainer.workers")
+            hinted = True
+        if report.step == trainer.schedule.total:
+            done = {"samples_seen": report.step * samples, "flops": report.step * samples * report.flops_per_sample}
+            ctx.tracker.metrics(done | {"wall_s": time.monotonic() - start}, step=report.step)
+
+    with ctx.progress(trainer.schedule.total, "steps", done=trainer.step) as bar:
+        trainer.train(tell)
+
+
+def _gpu_memory(trainer: Trainer) -> dict[str, float]:
+    if trainer.device.type != "cuda":
+        return {}
+    return {"gpu_memory_gib": torch.cuda.max_memory_allocated(trainer.device) / 2**30}
+
+
+def _export(ctx: Context, trainer: Trainer) -> None:
+    """Write the model folder: a function of parameters, data and code, with no time, path or run id in it."""
+    params, folder, run = trainer.params, ctx.outputs["model"], ctx.places["model"].name
+    figures = dict(trainer.curves[-1]) if trainer.curves else {}
+    figures |= {"step": trainer.step, "samples_seen": trainer.step * params.trainer.batch_size}
+    facts = {
+        "method": params.method,
+        "run": run,
+        "seed": params.seed,
+        "params_hash": hashing.json_hash(params.identity()),
+    }
+    facts |= {"frames_hash": ctx.input_hash("frames"), "index_hash": ctx.input_hash("index")}
+    write_model_folder(
+        folder,
+        trainer.method.encoder,
+        architecture=params.encoder.architecture,
+        model_args=params.encoder.model_args,
+        longtake=facts,
+        figures=figures,
+    )
+    export.write_metrics(folder / export.METRICS, figures)
+    export.write_curves(folder / export.CURVES, trainer.curves)
+    for picture in export.write_pictures(folder / export.PICTURES, trainer.pictures()):
+        ctx.tracker.artifact(picture, "pictures")
+    ctx.tracker.artifact(folder / export.CURVES)
+    ctx.tracker.model(folder, run, sha256=hashing.file_hash(folder / "encoder.safetensors"))
+    ctx.note("model", **{name: figures[name] for name in ("step", "samples_seen", "loss") if name in figures})

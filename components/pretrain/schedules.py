@@ -1,0 +1,78 @@
+"""Values that change at every step, as in DINO (arXiv:2104.14294, sec. 3.1): pure functions of the step."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from components.common.errors import StageError
+from components.pretrain.config import TrainerParams
+
+REFERENCE_BATCH = 256  # the linear rule's unit (arXiv:1706.02677)
+
+
+def cosine(start: float, end: float, step: int, total: int) -> float:
+    """`start` at step 0, down a half cosine towards `end`, which step `total` would reach."""
+    return end + 0.5 * (start - end) * (1 + math.cos(math.pi * step / total))
+
+
+def warmup_cosine(peak: float, end: float, step: int, total: int, warmup: int) -> float:
+    """Linear from 0 at step 0 to `peak` at the last warm-up step, then a cosine that starts at `peak` again."""
+    if step < warmup:
+        return peak * step / max(warmup - 1, 1)
+    return cosine(peak, end, step - warmup, total - warmup)
+
+
+@dataclass(frozen=True)
+class Values:
+    """What holds during one step."""
+
+    lr: float
+    weight_decay: float
+    momentum: float
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Length of a run and the values at each of its steps.
+
+    Attributes:
+        params: the trainer's parameters.
+        steps_per_epoch: optimiser steps in one pass over the draw.
+        total: optimiser steps of the whole run.
+        warmup: those of them that warm up.
+    """
+
+    params: TrainerParams
+    steps_per_epoch: int
+    total: int
+    warmup: int
+
+    @classmethod
+    def plan(cls, params: TrainerParams, steps_per_epoch: int) -> Schedule:
+        """Turn epochs into steps; StageError when the warm-up would not end before the run does."""
+        total = round(params.epochs * steps_per_epoch)
+        if params.max_steps is not None:
+            total = min(total, params.max_steps)
+        warmup = round(params.warmup_epochs * steps_per_epoch)
+        if 0 < total <= warmup:
+            raise StageError(
+                f"the warm-up takes {warmup} steps, the whole run {total}",
+                do="lower trainer.warmup_epochs or raise trainer.epochs and trainer.max_steps",
+            )
+        return cls(params, steps_per_epoch, total, warmup)
+
+    @property
+    def epochs(self) -> float:
+        """Passes over the draw in the whole run; `max_steps` counted in."""
+        return self.total / self.steps_per_epoch
+
+    def at(self, step: int) -> Values:
+        """Values of a step, 0 <= step < total."""
+        p = self.params
+        peak = p.lr * p.batch_size / REFERENCE_BATCH
+        return Values(
+            lr=warmup_cosine(peak, p.min_lr, step, self.total, self.warmup),
+            weight_decay=cosine(p.weight_decay, p.weight_decay_end, step, self.total),
+            momentum=cosine(p.momentum_teacher, p.momentum_teacher_end, step, self.total),
+        )

@@ -1,0 +1,240 @@
+"""The training loop: one page of plain PyTorch, whatever the method.
+
+Every random draw of a step comes from a seed of (run seed, step, process), and reports and checkpoints happen between
+steps only. So a run that was killed goes on from a checkpoint to the same bytes as one that was not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
+
+from components.common.errors import ExitCode, StageError
+from components.pretrain import parallel, speed
+from components.pretrain.budget import flops_per_sample
+from components.pretrain.checkpoint import CheckpointStore, State
+from components.pretrain.clock import Clock
+from components.pretrain.config import PretrainParams
+from components.pretrain.guards import collapse_sign
+from components.pretrain.method import Method, Now
+from components.pretrain.optimiser import build_optimiser, clip_each, set_values
+from components.pretrain.schedules import Schedule
+from components.pretrain.window import Window
+
+Batch = dict[str, Tensor]
+Row = dict[str, float]
+
+
+class Feed(Protocol):
+    """Where batches come from."""
+
+    steps_per_epoch: int
+
+    def batches(self, first_step: int, end: int) -> Iterator[Batch]:
+        """This process's share of the global batches of steps `first_step` to `end - 1`: normalised, on the device."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What one window of steps looked like.
+
+    Attributes:
+        step: optimiser steps done.
+        steps: how many of them this window has.
+        row: the deterministic figures, as in curves.csv.
+        images: frames of all views' samples seen in this window, over all processes.
+        seconds: wall time of the window.
+        data_wait: share of it spent waiting for the loader.
+        flops_per_sample: of one forward and backward pass.
+    """
+
+    step: int
+    steps: int
+    row: Row
+    images: int
+    seconds: float
+    data_wait: float
+    flops_per_sample: int
+
+
+def seeded(*parts: int) -> int:
+    """A 64-bit seed from a tuple of numbers; neighbours give unrelated streams."""
+    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0])
+
+
+class Trainer:
+    """A method, its optimiser, and where they stand.
+
+    Args:
+        method: on the device already, every process with the same weights.
+        params: the run's parameters.
+        schedule: its length and values.
+        feed: its batches.
+        store: checkpoints; None keeps none.
+        warn: called with a line that a person should see.
+    """
+
+    def __init__(
+        self,
+        method: Method,
+        params: PretrainParams,
+        schedule: Schedule,
+        feed: Feed,
+        store: CheckpointStore | None = None,
+        warn: Callable[[str], None] = print,
+    ) -> None:
+        self.method, self.params, self.schedule, self.feed, self.store = method, params, schedule, feed, store
+        self.warn = warn
+        self.device = next(method.parameters()).device
+        self.optimiser = build_optimiser(method.student, params.trainer)
+        self.step = 0  # optimiser steps done
+        self.curves: list[Row] = []
+        self.saved: Path | None = None  # the last checkpoint
+        self._last_batch: Batch | None = None
+
+    def train(self, report: Callable[[Report], None] = lambda _: None) -> None:
+        """Train from where this run stands to its end; `report` is called after every window."""
+        if self.step >= self.schedule.total:
+            return
+        trainer = self.params.trainer
+        window, clock = Window(self.params.guards.rankme_samples), Clock()
+        batches = self.feed.batches(self.step, self.schedule.total)
+        batch = clock.wait(batches)
+        flops = flops_per_sample(self.method, batch, self.now())
+        model = self._parallel()
+        while True:
+            self._one_step(model, batch, window)
+            clock.count(batch)
+            if self.step % trainer.log_every_steps == 0 or self.step == self.schedule.total:
+                steps = self.step - (int(self.curves[-1]["step"]) if self.curves else 0)
+                row = self._close(window, steps)
+                report(Report(self.step, steps, row, *clock.lap(), flops))
+                self._keep(clock)
+            if self.step == self.schedule.total:
+                self._last_batch = batch
+                return
+            batch = clock.wait(batches)
+
+    def _one_step(self, model: torch.nn.Module, batch: Batch, window: Window) -> None:
+        """One optimiser step of `accumulate` micro-batches, then what follows the student."""
+        trainer = self.params.trainer
+        torch.manual_seed(seeded(self.params.seed, self.step, parallel.rank()))
+        set_values(self.optimiser, self.schedule.at(self.step))
+        reports = (self.step + 1) % trainer.log_every_steps == 0 or self.step + 1 == self.schedule.total
+        for i, micro in enumerate(split(batch, trainer.accumulate)):
+            last = i + 1 == trainer.accumulate
+            alone = model.no_sync if isinstance(model, DistributedDataParallel) and not last else nullcontext
+            with alone():  # the processes' gradients meet once a step
+                with speed.autocast(self.device, trainer.precision):
+                    output = model(micro, self.now())
+                (output.loss / trainer.accumulate).backward()
+            window.add(output, last_step=reports)
+        window.end_step(clip_each(self.method.student.parameters(), trainer.clip_norm))
+        now = self.now()
+        for parameter in self.method.frozen_parameters(now):
+            parameter.grad = None
+        self.optimiser.step()
+        self.optimiser.zero_grad(set_to_none=True)
+        self.method.after_step(now)
+        self.step += 1
+
+    def now(self) -> Now:
+        """The step's values; every micro-batch and process gets an equal generator."""
+        generator = torch.Generator().manual_seed(seeded(self.params.seed, self.step))
+        return Now(
+            step=self.step,
+            epoch=self.step // self.schedule.steps_per_epoch,
+            epochs=self.schedule.epochs,
+            momentum=self.schedule.at(min(self.step, self.schedule.total - 1)).momentum if self.schedule.total else 1.0,
+            generator=generator,
+        )
+
+    def _close(self, window: Window, steps: int) -> Row:
+        """The window's row of the curves; stops the run on NaN and, where asked, on collapse."""
+        first = self.step - steps
+        values = [self.schedule.at(step) for step in range(first, self.step)]
+        try:
+            figures = window.close(first, [v.lr for v in values])
+        except StageError as error:
+            raise StageError(error.what, do=self._advice(), code=error.code) from None
+        last = values[-1]
+        epoch = self.step / self.schedule.steps_per_epoch
+        row = {
+            "step": self.step,
+            "epoch": epoch,
+            "lr": last.lr,
+            "weight_decay": last.weight_decay,
+            "momentum": last.momentum,
+            **figures,
+        }
+        self.curves.append(row)
+        self._check_collapse()
+        return row
+
+    def _check_collapse(self) -> None:
+        sign = collapse_sign(self.curves, self.params.guards)
+        if sign and self.params.guards.stop:
+            raise StageError(
+                f"the features have collapsed by step {self.step}: {sign}", do=self._advice(), code=ExitCode.STOPPED
+            )
+        if sign and collapse_sign(self.curves[:-1], self.params.guards) is None:
+            self.warn(f"the features look collapsed at step {self.step}: {sign}")
+
+    def _advice(self) -> str:
+        saved = f"the last good checkpoint is {self.saved}" if self.saved else "no checkpoint was written before"
+        return f"{saved}; lower trainer.lr or lengthen trainer.warmup_epochs"
+
+    def _keep(self, clock: Clock) -> None:
+        """Write a checkpoint when it is time to; the first process decides, since clocks differ."""
+        due = clock.since_kept() >= self.params.trainer.checkpoint_every_s
+        if self.store is not None and due and parallel.rank() == 0:
+            self.saved = self.store.save(self.state())
+            clock.kept()
+
+    def state(self) -> State:
+        """All that the next step depends on, as plain containers and tensors."""
+        return {
+            "step": self.step,
+            "curves": self.curves,
+            "method": self.method.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+        }
+
+    def resume(self, state: State | None) -> None:
+        """Stand where `state` was taken; nowhere else without one."""
+        if state is not None:
+            self.method.load_state_dict(state["method"])
+            self.optimiser.load_state_dict(state["optimiser"])
+            self.step, self.curves = state["step"], list(state["curves"])
+
+    def pictures(self) -> dict[str, list[Any]]:
+        """The method's pictures of the run's last batch."""
+        if not self.schedule.total:
+            return {}
+        self.method.eval()
+        last = self.schedule.total - 1
+        batch = self._last_batch or next(self.feed.batches(last, last + 1))
+        return self.method.pictures(batch, self.now())
+
+    def _parallel(self) -> torch.nn.Module:
+        """The method as it runs on this machine: compiled block by block, gradients averaged over processes."""
+        if self.params.trainer.compile:
+            speed.compile_blocks(self.method)
+        if parallel.world_size() == 1:
+            return self.method
+        devices = [self.device] if self.device.type == "cuda" else None
+        return DistributedDataParallel(self.method, device_ids=devices, broadcast_buffers=False)
+
+
+def split(batch: Batch, parts: int) -> list[Batch]:
+    """A batch as `parts` micro-batches of equal size."""
+    chunks = {name: views.chunk(parts) for name, views in batch.items()}
+    return [{name: views[i] for name, views in chunks.items()} for i in range(parts)]
