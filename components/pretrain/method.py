@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from components.common.config import Params
 from components.pretrain.plan import ViewPlan
 
-EncoderFactory = Callable[..., nn.Module]  # build(drop_path_rate=0.0) -> timm VisionTransformer
+# build() is the student's network, with the trainer's stochastic depth; build(drop_path_rate=0.0) the teacher's.
+EncoderFactory = Callable[..., nn.Module]  # -> timm VisionTransformer
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from components.pretrain.blocks.distributed import mean_over_ranks
+from components.pretrain import parallel
 
 
 class Centre(nn.Module):
@@ -36,5 +36,7 @@ class Centre(nn.Module):
         """centre <- m * centre + (1 - m) * mean; after the optimiser's step, as the loss used the old centre."""
         if self._sum is None:
             return
-        self.value.lerp_(mean_over_ranks(self._sum, self._count), 1.0 - self.momentum)
+        # sums and counts travel together: the mean over all rows, even if one process saw fewer
+        sums = parallel.mean(torch.cat([self._sum, self._sum.new_tensor([float(self._count)])]))
+        self.value.lerp_(sums[:-1] / sums[-1], 1.0 - self.momentum)
         self._sum, self._count = None, 0
