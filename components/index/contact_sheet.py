@@ -1,0 +1,112 @@
+"""The contact sheet: frames of many videos, and sampled rows of each draw side by side with their times."""
+
+from __future__ import annotations
+
+import io
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from components.common.frame_store import FrameStore
+from components.index.config import SheetParams
+from components.index.table import FrameTable
+
+INK, PAPER, GREY = (235, 235, 235), (24, 24, 27), (150, 150, 155)
+GAP_PX, TEXT_PX, ASPECT = 6, 12, 4 / 3
+Cell = tuple[int, str]  # a frame and what is written under it
+
+
+def write_contact_sheet(
+    file: Path, table: FrameTable, store: FrameStore, draws: dict[str, np.ndarray], params: SheetParams, seed: int
+) -> None:
+    """Write the sheet as a JPEG; same index and seed, same bytes.
+
+    Args:
+        draws: int64 (N, k) by name; those of one frame are covered by the single frames.
+    """
+    generator = np.random.default_rng(seed)
+    sections = [(f"{len(table)} frames", [[cell] for cell in _frames(table, params.frames, generator)])]
+    for name, rows in draws.items():
+        if rows.shape[1] > 1:
+            ends = np.arange(params.draws + 1) * len(rows) // params.draws  # one row of each part: many videos are seen
+            chosen = [int(generator.integers(low, high)) for low, high in pairwise(ends.tolist()) if high > low]
+            sections.append((f"{name}: {len(rows)} rows", [_row(table, rows[number]) for number in chosen]))
+    _Sheet(store, table, params).render(sections).save(file, "JPEG", quality=params.quality)
+
+
+def _frames(table: FrameTable, n: int, generator: np.random.Generator) -> list[Cell]:
+    """`n` random frames of evenly spread videos; several of a video where there are fewer videos than that."""
+    start = np.flatnonzero(np.diff(table.columns["video"], prepend=-1))
+    end = np.append(start[1:], len(table))
+    videos = np.arange(n) * len(start) // max(n, 1)
+    frames = np.sort(generator.integers(start[videos], end[videos]))
+    return [(frame, _label(table, frame)) for frame in frames.tolist()]
+
+
+def _row(table: FrameTable, frames: np.ndarray) -> list[Cell]:
+    pts_s = table.columns["pts_s"][frames]
+    later = [f"{after - before:+.3f} s" for before, after in pairwise(pts_s)]
+    return [(int(frames[0]), _label(table, int(frames[0]))), *zip(frames[1:].tolist(), later, strict=True)]
+
+
+def _label(table: FrameTable, frame: int) -> str:
+    key = table.keys[int(table.columns["video"][frame])]
+    return f"{table.columns['pts_s'][frame]:.2f} s  {key}"
+
+
+class _Sheet:
+    """Lays groups of cells out in lines of `columns` cells; a group longer than a line sets the width."""
+
+    def __init__(self, store: FrameStore, table: FrameTable, params: SheetParams) -> None:
+        self.store, self.table = store, table
+        self.height = params.tile_px
+        self.width = round(params.tile_px * ASPECT)
+        self.columns = params.columns
+        self.font = ImageFont.load_default(TEXT_PX)
+
+    def render(self, sections: list[tuple[str, list[list[Cell]]]]) -> Image.Image:
+        """The whole sheet."""
+        columns = max([self.columns, *(len(group) for _, groups in sections for group in groups)])
+        blocks = [self._section(name, groups, columns) for name, groups in sections if groups]
+        height = GAP_PX + sum(block.height + GAP_PX for block in blocks)
+        sheet = Image.new("RGB", (columns * (self.width + GAP_PX) + GAP_PX, height), PAPER)
+        top = GAP_PX
+        for block in blocks:
+            sheet.paste(block, (GAP_PX, top))
+            top += block.height + GAP_PX
+        return sheet
+
+    def _section(self, name: str, groups: list[list[Cell]], columns: int) -> Image.Image:
+        head, line = 2 * TEXT_PX, self.height + 2 * TEXT_PX
+        per_line = max(1, columns // len(groups[0]))
+        lines = -(-len(groups) // per_line)
+        block = Image.new("RGB", (columns * (self.width + GAP_PX), head + lines * line), PAPER)
+        draw = ImageDraw.Draw(block)
+        draw.text((0, TEXT_PX // 2), name, INK, self.font)
+        for number, group in enumerate(groups):
+            top = head + number // per_line * line
+            for place, (frame, text) in enumerate(group):
+                left = (number % per_line * len(group) + place) * (self.width + GAP_PX)
+                block.paste(self._tile(frame), (left, top))
+                draw.text((left, top + self.height + 2), self._fitted(text), GREY, self.font)
+        return block
+
+    def _fitted(self, text: str) -> str:
+        """The text, shortened at its end to the width of a tile."""
+        if self.font.getlength(text) <= self.width:
+            return text
+        while text and self.font.getlength(text + "...") > self.width:
+            text = text[:-1]
+        return text + "..."
+
+    def _tile(self, frame: int) -> Image.Image:
+        """The frame, whole, centred in its cell."""
+        shard, offset, size = (int(self.table.columns[name][frame]) for name in ("shard", "offset", "size"))
+        with Image.open(io.BytesIO(self.store.read(shard, offset, size))) as picture:
+            small = picture.convert("RGB")
+        small.thumbnail((self.width, self.height), Image.Resampling.LANCZOS)
+        tile = Image.new("RGB", (self.width, self.height), PAPER)
+        tile.paste(small, ((self.width - small.width) // 2, (self.height - small.height) // 2))
+        return tile
