@@ -1,0 +1,84 @@
+"""Scores of predicted masks against true ones, read from folders of indexed PNGs; needs no model and no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from components.common.errors import StageError
+from components.evaluate.davis_metrics import VOID, Mask, frame_scores, object_count, statistics
+from components.evaluate.images import folders_in, pictures_in, read_index
+
+Row = dict[str, Any]
+HEADINGS = ("mean", "recall", "decay")
+
+
+@dataclass
+class Scores:
+    """Rows of the three levels: the benchmark, an object of a sequence, an object in a frame."""
+
+    objects: list[Row] = field(default_factory=list)
+    frames: list[Row] = field(default_factory=list)
+
+    def summary(self) -> dict[str, float]:
+        """The official table's row: every figure is a mean over objects, not over sequences or frames."""
+        names = [f"{letter}_{heading}" for letter in "jf" for heading in HEADINGS]
+        means = {name: float(np.mean([row[name] for row in self.objects])) for name in names}
+        return {"jf_mean": (means["j_mean"] + means["f_mean"]) / 2, **means}
+
+
+def score_folders(truth: Path, predicted: Path, names: Iterable[str] | None = None) -> Scores:
+    """Score `predicted/<sequence>/*.png` against `truth/<sequence>/*.png` over the named (else all) sequences.
+
+    Raises:
+        StageError: a sequence or mask is missing, sizes differ, or an id is predicted that the first mask lacks.
+    """
+    scores = Scores()
+    for name in names if names is not None else [folder.name for folder in folders_in(truth)]:
+        score_sequence(scores, name, truth / name, predicted / name)
+    if not scores.objects:
+        raise StageError("nothing to score: no sequence has an object in its first mask", where=truth)
+    return scores
+
+
+def score_sequence(scores: Scores, name: str, truth: Path, predicted: Path) -> None:
+    """Append one sequence's rows. The first mask is given, and the last is left out as in DAVIS-2016."""
+    for folder in (truth, predicted):
+        if not folder.is_dir():
+            raise StageError(f"no masks of sequence {name}", where=folder)
+    files = [file for file in pictures_in(truth) if file.suffix.lower() == ".png"]
+    if len(files) < 3:
+        what = f"sequence {name} has {len(files)} masks; the first and the last are not scored, so 3 are needed"
+        raise StageError(what, where=truth)
+    n_objects = object_count(read_index(files[0]))
+    values = np.empty((2, n_objects, len(files) - 2))
+    for t, file in enumerate(files[1:-1]):
+        pair = _pair(file, predicted / file.name, n_objects)
+        values[0, :, t], values[1, :, t] = frame_scores(*pair, n_objects)
+        for i in range(n_objects):
+            row = {"sequence": name, "object": i + 1, "frame": file.stem}
+            scores.frames.append({**row, "j": float(values[0, i, t]), "f": float(values[1, i, t])})
+    for i in range(n_objects):
+        row = {"sequence": name, "object": i + 1}
+        for letter, of_object in zip("jf", values[:, i], strict=True):
+            row |= {f"{letter}_{h}": v for h, v in zip(HEADINGS, statistics(of_object), strict=True)}
+        scores.objects.append(row)
+
+
+def _pair(truth_file: Path, predicted_file: Path, n_objects: int) -> tuple[Mask, Mask]:
+    truth = read_index(truth_file)
+    if not predicted_file.is_file():
+        raise StageError("a predicted mask is missing", where=predicted_file)
+    predicted = read_index(predicted_file)
+    if truth.shape != predicted.shape:
+        what = f"the predicted mask is {predicted.shape[1]}x{predicted.shape[0]}, the true one "
+        raise StageError(what + f"{truth.shape[1]}x{truth.shape[0]}", where=predicted_file)
+    if int(predicted.max()) > n_objects:
+        what = f"object {int(predicted.max())} is predicted, but the sequence's first mask has {n_objects}"
+        raise StageError(what, where=predicted_file)
+    truth[truth == VOID] = 0
+    return truth, predicted

@@ -1,0 +1,148 @@
+"""k-NN figures from features or from predictions: the part of the task that needs no encoder."""
+
+from __future__ import annotations
+
+import csv
+import io
+import zipfile
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from components.common.errors import StageError
+from components.common.outputs import write_text
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+TOP = 5  # depth of the second figure
+
+
+@dataclass(frozen=True)
+class Votes:
+    """How neighbours vote."""
+
+    ks: tuple[int, ...]
+    primary_k: int
+    temperature: float
+    query_rows: int = 1024
+
+
+@dataclass(frozen=True)
+class Found:
+    """Figures, and at the primary k the classes by falling vote (Q, up to 5); neighbours (Q, k) at the largest k."""
+
+    metrics: dict[str, float]
+    primary_k: int
+    ranking: Tensor
+    similarities: Tensor
+    neighbours: Tensor
+    notes: list[str]
+
+
+def classify(
+    queries: Tensor,
+    train_chunks: Iterable[Tensor],
+    train_labels: Tensor,
+    labels: Tensor,
+    how: Votes,
+    n_classes: int,
+) -> Found:
+    """Top-1 and top-5 for every k.
+
+    Args:
+        queries: (Q, D) features; `labels` (Q,) their classes.
+        train_chunks: (N_i, D) features; `train_labels` (N,) their classes.
+        how: numbers of neighbours and temperature; a k beyond N becomes N, with a note.
+        n_classes: classes; with five or fewer there is no top-5.
+    """
+    from components.evaluate.knn_metrics import nearest, ranking, usable, votes
+
+    ks, notes = list(usable(how.ks, len(train_labels))), []
+    if max(how.ks) > len(train_labels):
+        notes.append(f"k limited to the {len(train_labels)} training pictures: {ks} instead of {list(how.ks)}")
+    primary_k = how.primary_k if how.primary_k in ks else max([k for k in ks if k <= how.primary_k], default=min(ks))
+    if primary_k != how.primary_k:
+        notes.append(f"ranked by k = {primary_k}, since k = {how.primary_k} is not among {ks}")
+    similarities, neighbours = nearest(queries, train_chunks, max(ks), how.query_rows)
+    neighbour_labels = train_labels[neighbours]
+    metrics, ranked = {}, {}
+    for k in ks:
+        ballot = votes(similarities[:, :k], neighbour_labels[:, :k], n_classes, how.temperature)
+        ranked[k] = ranking(ballot, TOP if n_classes > TOP else 1)
+        metrics |= {f"{name}_k{k}": value for name, value in accuracies(ranked[k].numpy(), labels.numpy()).items()}
+    return Found(metrics, primary_k, ranked[primary_k], similarities, neighbours, notes)
+
+
+def accuracies(ranked: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """Share of rows whose label is ranked first and, where five are ranked, whose label is among them."""
+    hits = ranked == labels[:, None]
+    figures = {"top1": float(hits[:, 0].mean())}
+    return figures | ({"top5": float(hits[:, :TOP].any(1).mean())} if ranked.shape[1] >= TOP else {})
+
+
+def write_predictions(
+    file: Path, names: Sequence[str], labels: Sequence[int], found: Found, classes: Sequence[str]
+) -> None:
+    """CSV of every picture: its true class and the ranked ones, by name."""
+    ranked = found.ranking.tolist()
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow(["image", "label", *(f"top{i + 1}" for i in range(len(ranked[0])))])
+    for name, label, row in zip(names, labels, ranked, strict=True):
+        writer.writerow([name, classes[label], *(classes[c] for c in row)])
+    write_text(file, table.getvalue())
+
+
+def score_predictions(file: Path) -> dict[str, Any]:
+    """Figures of a CSV with the columns image, label, top1 (and top2..top5); StageError if it is not one."""
+    try:
+        rows = list(csv.DictReader(file.read_text(encoding="utf-8").splitlines()))
+    except (OSError, UnicodeDecodeError) as error:
+        raise StageError(f"predictions not readable, {error}", where=file) from None
+    if not rows or not {"label", "top1"} <= set(rows[0]):
+        raise StageError("expected a CSV with the columns image, label, top1 and at least one row", where=file)
+    columns = [name for name in (f"top{i + 1}" for i in range(TOP)) if name in rows[0]]
+    if any(row[name] is None for row in rows for name in ("label", *columns)):
+        raise StageError("a row has fewer values than the heading", where=file)
+    ranked = np.array([[row[name] for name in columns] for row in rows])
+    labels = np.array([row["label"] for row in rows])
+    return {"metrics": accuracies(ranked, labels), "n": len(rows)}
+
+
+def score_features(train: Path, test: Path, ks: Sequence[int], temperature: float) -> dict[str, Any]:
+    """Figures of two feature files, by the protocol's votes."""
+    import torch
+
+    (x, x_labels), (y, y_labels) = read_features(train), read_features(test)
+    if x.shape[1] != y.shape[1]:
+        raise StageError(f"features differ in width: {x.shape[1]} and {y.shape[1]}", where=test)
+    if min(ks) < 1 or temperature <= 0:
+        raise StageError("k and the temperature must be positive")
+    found = classify(
+        torch.from_numpy(y),
+        [torch.from_numpy(x)],
+        torch.from_numpy(x_labels),
+        torch.from_numpy(y_labels),
+        Votes(tuple(ks), min(ks), temperature),
+        n_classes=int(max(x_labels.max(), y_labels.max())) + 1,
+    )
+    return {"metrics": found.metrics, "n": len(y_labels), "notes": found.notes}
+
+
+def read_features(file: Path) -> tuple[np.ndarray, np.ndarray]:
+    """`features` (N, D) as float32 and `labels` (N,) as int64 from an .npz that holds no Python objects."""
+    try:
+        with np.load(file, allow_pickle=False) as content:
+            features, labels = content["features"].astype(np.float32), content["labels"].astype(np.int64)
+    except (OSError, KeyError, ValueError, EOFError, TypeError, AttributeError, zipfile.BadZipFile) as error:
+        raise StageError(f"expected an .npz with `features` and `labels`, {error}", where=file) from None
+    if features.ndim != 2 or labels.shape != features.shape[:1] or not len(labels) or labels.min() < 0:
+        what = f"features {features.shape} and labels {labels.shape} do not belong together"
+        raise StageError(what, where=file, do="give (N, D) features and N class numbers from 0 on")
+    if not np.isfinite(features).all():
+        raise StageError("the features hold NaN or infinity", where=file)
+    return features, labels

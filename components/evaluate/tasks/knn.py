@@ -1,0 +1,152 @@
+"""k-NN classification on frozen image features.
+
+Protocol of DINO (arXiv:2104.14294, section 4.1): the class token after the final norm, short side 256 (bicubic),
+centre crop 224, cosine similarity, votes weighted by exp(similarity / 0.07), k in {10, 20, 100, 200}. Papers quote
+k = 10 or 20. No training and no augmentation, so the figure depends on the encoder alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from pydantic import Field
+
+from components.common.errors import StageError
+from components.evaluate import knn_score
+from components.evaluate.images import read_rgb
+from components.evaluate.layouts.imagenet import Classification, read_imagenet
+from components.evaluate.score_cli import score_main
+from components.evaluate.sheets import neighbour_sheet
+from components.evaluate.task import Job, Row, TaskParams, TaskResult, task
+
+if TYPE_CHECKING:
+    from components.common.encoder import Encoder
+
+
+class Args(TaskParams):
+    """The published constants."""
+
+    resize_px: int = Field(256, gt=0, description="short side after the resize")
+    crop_px: int = Field(224, gt=0, description="side of the centre crop; a multiple of the encoder's patch")
+    k: list[int] = Field([10, 20, 100, 200], min_length=1, description="numbers of neighbours")
+    primary_k: int = Field(20, gt=0, description="the k whose top-1 ranks encoders")
+    temperature: float = Field(0.07, gt=0)
+    chunk_rows: int = Field(16384, gt=0, description="training features compared at once")
+    neighbours_shown: int = Field(7, gt=0, description="neighbours per query in the picture")
+
+
+@task("knn", Args)
+def run(encoder: Encoder, benchmark: Path, args: Args, job: Job) -> TaskResult:
+    """Classify the held-out pictures by their nearest training pictures."""
+    import torch
+
+    from components.evaluate.features import extract, image_features
+
+    data = read_imagenet(benchmark)
+    banks = [
+        extract(
+            split.files,
+            lambda file: look(file, args.resize_px, args.crop_px),
+            image_features(encoder),
+            job.cache / name,
+            args,
+            job,
+        )
+        for name, split in (("train", data.train), ("held_out", data.held_out))
+    ]
+    queries = torch.from_numpy(np.concatenate(list(banks[1].chunks(len(banks[1])))))
+    found = knn_score.classify(
+        queries.to(job.device),
+        (torch.from_numpy(chunk) for chunk in banks[0].chunks(args.chunk_rows)),
+        torch.tensor(data.train.labels),
+        torch.tensor(data.held_out.labels),
+        knn_score.Votes(tuple(args.k), args.primary_k, args.temperature, args.chunk_rows),
+        n_classes=len(data.classes),
+    )
+    names = [file.relative_to(benchmark).as_posix() for file in data.held_out.files]
+    knn_score.write_predictions(job.details / "predictions.csv", names, data.held_out.labels, found, data.classes)
+    if args.pictures:
+        picture(job.details / "neighbours.png", data, found, args)
+    return TaskResult(
+        protocol=f"dino knn, {args.resize_px}/{args.crop_px} px",
+        metrics=found.metrics,
+        primary=f"top1_k{found.primary_k}",
+        data_variant=f"{len(data.classes)} classes, {len(data.train.files)} train, "
+        f"{len(data.held_out.files)} {data.held_out_name} pictures",
+        rows=per_class(data, found),
+        notes=found.notes,
+    )
+
+
+def look(file: Path, resize_px: int, crop_px: int) -> NDArray[np.uint8]:
+    """Short side to `resize_px` (bicubic, the long side rounded down), then the centre `crop_px` square."""
+    image = read_rgb(file)
+    scale = resize_px / min(image.size)
+    size = tuple(
+        resize_px if side == min(image.size) else int(side * resize_px / min(image.size)) for side in image.size
+    )
+    image = image.resize(size, Image.Resampling.BICUBIC) if scale != 1 else image
+    left, top = (round((side - crop_px) / 2) for side in size)
+    return np.array(image.crop((left, top, left + crop_px, top + crop_px)))
+
+
+def per_class(data: Classification, found: knn_score.Found) -> list[Row]:
+    """Top-1 of each class at the primary k, and the class it is most often taken for."""
+    labels, predicted = np.array(data.held_out.labels), found.ranking[:, 0].numpy()
+    rows: list[Row] = []
+    for number in np.unique(labels):
+        of_class = predicted[labels == number]
+        wrong = of_class[of_class != number]
+        rows.append(
+            {
+                "class": data.classes[number],
+                "n": len(of_class),
+                f"top1_k{found.primary_k}": float((of_class == number).mean()),
+                "most_confused_with": data.classes[np.bincount(wrong).argmax()] if len(wrong) else "",
+            }
+        )
+    return rows
+
+
+def picture(file: Path, data: Classification, found: knn_score.Found, args: Args) -> None:
+    """Queries spread over the held-out split, each beside its nearest training pictures."""
+    chosen = np.unique(np.linspace(0, len(data.held_out.files) - 1, args.pictures).astype(int))
+    n = min(args.neighbours_shown, found.neighbours.shape[1])
+    rows = [
+        (
+            look(data.held_out.files[q], args.resize_px, args.crop_px),
+            data.classes[data.held_out.labels[q]],
+            [
+                (look(data.train.files[i], args.resize_px, args.crop_px), data.classes[data.train.labels[i]], float(s))
+                for i, s in zip(found.neighbours[q, :n].tolist(), found.similarities[q, :n].tolist(), strict=True)
+            ],
+        )
+        for q in chosen
+    ]
+    neighbour_sheet(rows).save(file)
+
+
+def _score(args: argparse.Namespace) -> dict[str, Any]:
+    if (args.predictions is None) == (args.train is None or args.test is None):
+        raise StageError("give either --predictions, or both --train and --test")
+    if args.predictions is not None:
+        return knn_score.score_predictions(args.predictions)
+    return knn_score.score_features(args.train, args.test, args.k, args.temperature)
+
+
+def _arguments(parser: argparse.ArgumentParser) -> None:
+    defaults = Args()
+    parser.add_argument("--predictions", type=Path, help="CSV: image, label, top1, top2, ...")
+    parser.add_argument("--train", type=Path, help=".npz with `features` (N, D) and `labels` (N,)")
+    parser.add_argument("--test", type=Path, help=".npz of the same form")
+    parser.add_argument("--k", type=int, nargs="+", default=defaults.k)
+    parser.add_argument("--temperature", type=float, default=defaults.temperature)
+
+
+if __name__ == "__main__":
+    raise SystemExit(score_main("knn", "top-1 and top-5 from files", _arguments, _score))
