@@ -17,8 +17,7 @@ from torch import Tensor, nn
 from components.common.config import Params
 from components.pretrain.plan import ViewPlan
 
-# build() is the student's network, with the trainer's stochastic depth; build(drop_path_rate=0.0) the teacher's.
-EncoderFactory = Callable[..., nn.Module]  # -> timm VisionTransformer
+EncoderFactory = Callable[..., nn.Module]  # build(drop_path_rate=0.0) -> timm VisionTransformer
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ class DistillationArgs(Params):
     bottleneck_dim: int = Field(256, gt=0, description="width of the normalised vector that meets the prototypes")
     train_gain: bool = Field(True, description="train the prototypes' gain (norm_last_layer false in DINO's code)")
     freeze_last_layer_epochs: int = Field(1, ge=0, description="epochs in which the prototypes do not move")
+    drop_path: float = Field(0.1, ge=0, lt=1, description="stochastic depth of the student's last block")
     student_temp: float = Field(0.1, gt=0)
     teacher_temp: float = Field(0.04, gt=0, description="after the warm-up")
     warmup_teacher_temp: float = Field(0.04, gt=0, description="in the first epoch of the warm-up")

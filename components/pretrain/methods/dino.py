@@ -49,9 +49,9 @@ class DINO(Method):
         super().__init__()
         check_warmup("warmup_teacher_temp_epochs", args.warmup_teacher_temp_epochs, epochs)
         self.args = args
-        backbone: Any = build_encoder()
+        backbone: Any = build_encoder(drop_path_rate=args.drop_path)
         self.student = nn.ModuleDict({"backbone": backbone, "head": args.head(backbone.num_features)})
-        self.teacher = make_teacher(self.student, build_encoder(drop_path_rate=0.0))
+        self.teacher = make_teacher(self.student, build_encoder())
         self.centre = Centre(args.out_dim, args.centre_momentum)
 
     @classmethod

@@ -76,13 +76,13 @@ class DoRA(Method):
         super().__init__()
         check_warmup("warmup_teacher_temp_epochs", args.warmup_teacher_temp_epochs, epochs)
         self.args = args
-        backbone: Any = build_encoder()
+        backbone: Any = build_encoder(drop_path_rate=args.drop_path)
         self.n_heads: int = backbone.blocks[-1].attn.num_heads
         if args.n_objects > self.n_heads or len(backbone.blocks) < 2:
             what = f"n_objects = {args.n_objects} needs as many heads ({self.n_heads}) and two blocks or more"
             raise StageError(what, where="pretrain.dora", do="lower args.n_objects or change encoder.model_args")
         self.student = nn.ModuleDict({"backbone": backbone, "head": args.head(backbone.num_features)})
-        self.teacher = make_teacher(self.student, build_encoder(drop_path_rate=0.0))
+        self.teacher = make_teacher(self.student, build_encoder())
         self.centre = Centre(args.out_dim, args.centre_momentum)
 
     @classmethod

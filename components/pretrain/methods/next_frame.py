@@ -78,7 +78,7 @@ class NextFrame(Method):
         super().__init__()
         check_warmup("warmup_teacher_temp_epochs", args.warmup_teacher_temp_epochs, epochs)
         self.args = args
-        backbone: Any = build_encoder()
+        backbone: Any = build_encoder(drop_path_rate=args.drop_path)
         self.student = nn.ModuleDict({"backbone": backbone, "head": args.head(backbone.num_features)})
         heads = ["head"]
         self.centre = Centre(args.out_dim, args.centre_momentum)
@@ -90,7 +90,7 @@ class NextFrame(Method):
                 heads.append("patch_head")
             out_dim = args.out_dim if args.shared_head else args.patch_out_dim
             self.patch_centre = Centre(out_dim, args.centre_momentum)
-        self.teacher = make_teacher(self.student, build_encoder(drop_path_rate=0.0), tuple(heads))
+        self.teacher = make_teacher(self.student, build_encoder(), tuple(heads))
 
     def _predictor(self, backbone: Any) -> nn.Module:
         args = self.args
