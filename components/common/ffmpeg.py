@@ -18,17 +18,18 @@ from components.common.errors import ExitCode, StageError
 # Containers a video may come in. ffmpeg guesses by content: without this list a playlist or a text file named .mp4
 # would be opened as what it is, and could make ffmpeg read other files or addresses.
 CONTAINERS = "mov,matroska,avi,mpegts,mpeg,mpegvideo,flv,asf,ogg,gif,h264,hevc,mjpeg,m4v,mxf,dv,ivf,wtv,rm,nut,image2"
+# Input options that keep ffmpeg to video containers on this machine's disk.
+ONLY_FILES = {"protocol_whitelist": "file", "format_whitelist": CONTAINERS}
 _DURATION = re.compile(r"Duration: (\d+):(\d\d):(\d\d(?:\.\d+)?)")
-_STREAM = re.compile(r"Stream #0:(\d+)[^:\n]*: Video: (\w+).*?, (\d+)x(\d+)(?P<rest>[^\n]*)")
+_STREAM = re.compile(r"Stream #0:\d+[^:\n]*: Video: (\w+).*?, (\d+)x(\d+)(?P<rest>[^\n]*)")
 _RATE = re.compile(r"([\d.]+)(k?) fps")
 _ROTATION = re.compile(r"displaymatrix: rotation of (-?[\d.]+) degrees")
-_CHOSEN = re.compile(r"Stream #0:(\d+) -> #0:0")
 _ATTACHED = "(attached pic)"
 
 
 @dataclass(frozen=True)
 class Probe:
-    """What the container says of the video stream ffmpeg decodes (its choice: the one with most pixels).
+    """What the container says of its first video stream that is no cover picture (ffmpeg's `0:V:0`).
 
     Attributes:
         codec: ffmpeg's name of the codec.
@@ -65,7 +66,7 @@ def probe(file: Path) -> Probe:
     """Read the header of a video; raises StageError with ffmpeg's own words when there is none to read."""
     if not file.exists():
         raise StageError("no such video", where=file)
-    command = [ffmpeg_exe(), "-hide_banner", "-nostdin", *only_files(), "-i", f"file:{file}"]
+    command = [ffmpeg_exe(), "-hide_banner", "-nostdin", *_options(ONLY_FILES), "-i", f"file:{file}"]
     report = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False).stderr
     found = parse_report(report)
     if found is None:
@@ -75,31 +76,26 @@ def probe(file: Path) -> Probe:
     return found
 
 
-def only_files() -> list[str]:
-    """Input options that keep ffmpeg to video containers on this machine's disk."""
-    return ["-protocol_whitelist", "file", "-format_whitelist", CONTAINERS]
-
-
 def parse_report(report: str) -> Probe | None:
     """The decoded stream's facts in what ffmpeg wrote to standard error, None when it found no video stream."""
-    report = report.split("Output #0")[0]  # below it, streams are those that are written
-    streams = [m for m in _STREAM.finditer(report) if _ATTACHED not in m["rest"]]
-    if not streams:
+    report = report.split("Stream mapping:")[0]  # below it, streams are those that are written
+    stream = next((m for m in _STREAM.finditer(report) if _ATTACHED not in m["rest"]), None)
+    if stream is None:
         return None
-    chosen = _CHOSEN.search(report)
-    by_number = {int(m[1]): m for m in reversed(streams)}
-    largest = max(streams, key=lambda m: int(m[3]) * int(m[4]))
-    stream = by_number.get(int(chosen[1]), largest) if chosen else largest
     details = report[stream.end() :].split("Stream #", 1)[0]
     rate, turn = _RATE.search(stream["rest"]), _ROTATION.search(details)
     return Probe(
-        codec=stream[2],
-        width=int(stream[3]),
-        height=int(stream[4]),
+        codec=stream[1],
+        width=int(stream[2]),
+        height=int(stream[3]),
         fps=_rate(rate),
         duration_s=_duration(_DURATION.search(report)),
         rotation=round(-float(turn[1])) % 360 if turn else 0,
     )
+
+
+def _options(options: dict[str, str]) -> list[str]:
+    return [part for name, value in options.items() for part in (f"-{name}", value)]
 
 
 def _rate(match: re.Match[str] | None) -> float | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import BinaryIO
+from typing import IO
 
 SOI, EOI = b"\xff\xd8", b"\xff\xd9"
 START_OF_SCAN = 0xDA
@@ -20,7 +20,7 @@ def jpeg_size(jpeg: bytes) -> tuple[int, int]:
     raise ValueError("not a JPEG picture")
 
 
-def split_jpegs(stream: BinaryIO) -> Iterator[bytes]:
+def split_jpegs(stream: IO[bytes]) -> Iterator[bytes]:
     """Yield each picture of a stream of JPEG files laid end to end (ffmpeg's image2pipe).
 
     Segments are walked by their lengths, so an end marker inside a comment or a thumbnail is not taken for the end;

@@ -1,0 +1,47 @@
+"""Parameters of extract_frames."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from components.common.config import Params, StageParams
+
+
+class CutParams(Params):
+    """Hard-cut detection by ffmpeg's `scdet` on every decoded frame."""
+
+    threshold: float = Field(
+        8.0,
+        gt=0,
+        le=100,
+        description="percent of full scale by which the mean luma difference of two frames must jump; real cuts score "
+        "10-27 and a moving camera below 4 on the clips this was set on",
+    )
+
+
+class ExtractParams(StageParams):
+    """One corpus: which frames are taken, how large, how well compressed."""
+
+    mode: Literal["fps", "every_s", "keyframes"] = "fps"
+    fps: float | None = Field(None, gt=0, le=1000, description="at most so many frames a second (mode fps)")
+    every_s: float | None = Field(None, gt=0, le=86400, description="one frame every so many seconds (mode every_s)")
+    short_side_px: int = Field(256, ge=16, le=8192, description="short side of the stored frames")
+    upscale: bool = Field(False, description="enlarge videos that are smaller than short_side_px")
+    quality: int = Field(2, ge=2, le=31, description="ffmpeg's JPEG quantiser: 2 is best, 31 smallest")
+    cuts: CutParams | None = Field(None, description="mark hard cuts; null: none are looked for")
+    source_fps: float | None = Field(
+        None, gt=0, le=1000, description="frame rate of image folders; null: folders of images are not videos"
+    )
+    workers: int = Field(0, ge=0, le=4096, description="ffmpeg processes at a time; 0: one per core")
+    max_bad_share: float = Field(0.01, ge=0, le=1, description="share of unreadable videos above which the stage fails")
+    shard_mb: int = Field(256, ge=1, le=65536, description="largest size of a tar shard, in 1e6 bytes")
+
+    @model_validator(mode="after")
+    def _mode_has_its_number(self) -> Self:
+        if self.mode != "keyframes" and getattr(self, self.mode) is None:
+            raise ValueError(f"mode '{self.mode}' needs a value for '{self.mode}'")
+        if self.mode == "keyframes" and self.cuts is not None:
+            raise ValueError("cuts between keyframes cannot be seen, as nothing there is decoded: set 'cuts' to null")
+        return self
