@@ -34,6 +34,7 @@ class Encoder:
         dim: width D of a feature.
         mean, std: what images are normalised with, RGB in 0..1.
         origin: where the weights come from, in words.
+        trained: false for the untrained start of a timm model whose weights are not on this machine.
         sha256: hash of the weights' file, or of the weights where there is none.
         fit: what to do with sides that are no multiple of the patch: refuse, pad right and below with the mean
             colour, or crop right and below.
@@ -47,6 +48,7 @@ class Encoder:
         mean: tuple[float, ...] = IMAGENET_MEAN,
         std: tuple[float, ...] = IMAGENET_STD,
         origin: str = "in memory",
+        trained: bool = True,
         sha256: str | None = None,
         fit: Fit = "exact",
         pos_quirk: bool = False,
@@ -54,7 +56,8 @@ class Encoder:
         self.model = model.eval().requires_grad_(False)
         self.patch_size: int = model.feature_info[-1]["reduction"]
         self.dim: int = model.num_features
-        self.mean, self.std, self.origin, self.fit = tuple(mean), tuple(std), origin, fit
+        self.mean, self.std, self.fit = tuple(mean), tuple(std), fit
+        self.origin, self.trained = origin, trained
         self.sha256 = sha256 or _hash_of(model)
         self.table: Tensor | None = model.pos_embed.detach().clone() if pos_quirk and _has_grid(model) else None
 
@@ -192,7 +195,8 @@ def _from_timm(name: str, model_args: Mapping[str, Any] | None, seed: int) -> di
     cached = _cached_weights(model)
     if cached is not None:
         return _from_file(cached, name, model_args) | {"origin": f"timm:{name}, pretrained"}
-    return {"model": model, "origin": f"timm:{name}, untrained (no weights of it in the local cache)"} | _look(model)
+    origin = f"timm:{name}, untrained (no weights of it in the local cache)"
+    return {"model": model, "origin": origin, "trained": False} | _look(model)
 
 
 def _cached_weights(model: TimmModel) -> Path | None:

@@ -62,18 +62,18 @@ def read_config(folder: Path) -> dict[str, Any]:
     file = folder / CONFIG
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
-        _ = (
-            config["architecture"],
-            config["model_args"],
-            config["pretrained_cfg"]["mean"],
-            config["pretrained_cfg"]["std"],
-        )
     except FileNotFoundError:
         raise StageError(
             f"no {CONFIG} in the model folder", where=folder, do="give a folder that pretrain wrote"
         ) from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise StageError(f"not a model's {CONFIG}, {type(error).__name__}: {error}", where=file) from None
+    except ValueError as error:
+        raise StageError(f"not readable as JSON, {error}", where=file) from None
+    config = config if isinstance(config, dict) else {}
+    look = config.get("pretrained_cfg") or {}
+    lacking = [key for key in ("architecture", "model_args", "pretrained_cfg") if key not in config]
+    lacking += [f"pretrained_cfg.{key}" for key in ("mean", "std") if "pretrained_cfg" in config and key not in look]
+    if lacking:
+        raise StageError(f"not the config of a model, it lacks {', '.join(lacking)}", where=file)
     return config
 
 
