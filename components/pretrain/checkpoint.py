@@ -43,6 +43,8 @@ class CheckpointStore:
         for file in files:
             if is_whole(file):
                 return read(file, self.identity, device)
+            if file != files[-1]:
+                file.unlink()  # or the next save would put it in the good one's place
         if files:
             raise StageError("no checkpoint of this run is readable", where=files[0], do="delete it to start anew")
         return None

@@ -1,0 +1,53 @@
+"""A corpus of a few drawn videos, in the frame store's and the index's own layout."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import simplejpeg
+
+from components.common.clip_index import write_index
+from components.common.frame_store import FrameStore
+from components.common.frame_store_writer import Frame, FrameStoreWriter, VideoRow
+
+FPS = 4.0
+
+
+def write_corpus(folder: Path, videos: int = 4, frames: int = 20, side: int = 72) -> tuple[Path, Path]:
+    """Write `folder/frames` and `folder/index` with draws `frame`, `pair`, `clip` (4 frames) and return both."""
+    store, index = folder / "frames", folder / "index"
+    with FrameStoreWriter(store) as writer:
+        for video in range(videos):
+            rng = np.random.default_rng(video)
+            writer.add(VideoRow(key=f"v{video}", path=f"v{video}.mp4", fps=FPS), _film(rng, frames, side))
+    table = FrameStore(store).frames
+    columns = {
+        name: table[name].to_numpy() for name in ("video", "pts_s", "shard", "offset", "size", "height", "width")
+    }
+    columns |= {"segment": columns["video"], "split": np.zeros(videos * frames, np.int8)}
+    starts = np.arange(videos * frames).reshape(videos, frames)
+    draws = {name: _draw(starts, k) for name, k in (("frame", 1), ("pair", 2), ("clip", 4))}
+    write_index(index, columns, draws)
+    return store, index
+
+
+def _draw(starts: np.ndarray, k: int) -> np.ndarray:
+    first = starts[:, : starts.shape[1] - k + 1].reshape(-1, 1)
+    return first + np.arange(k)
+
+
+def _film(rng: np.random.Generator, frames: int, side: int) -> list[Frame]:
+    """A coloured disc that crosses a striped ground."""
+    phase = np.arange(side) * rng.uniform(0.1, 0.6)
+    ground = 127 + 60 * np.sin(phase)[None, :, None] * rng.uniform(0.3, 1.0, 3)
+    start, step = rng.uniform(side * 0.2, side * 0.8, 2), rng.uniform(-2, 2, 2)
+    colour, radius = rng.integers(0, 256, 3).tolist(), int(rng.integers(side // 8, side // 4))
+    film = []
+    for i in range(frames):
+        image = np.repeat(ground, side, axis=0).round().astype(np.uint8)
+        centre = tuple((start + i * step).astype(int).tolist())
+        cv2.circle(image, centre, radius, colour, thickness=-1)
+        film.append(Frame(simplejpeg.encode_jpeg(image, quality=90), i / FPS, i))
+    return film
