@@ -13,7 +13,7 @@ import numpy as np
 import simplejpeg
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, get_worker_info
+from torch.utils.data import DataLoader, Dataset
 
 from components.common.clip_index import ClipIndex, FrameRow
 from components.common.errors import ExitCode, StageError
@@ -84,10 +84,10 @@ class ClipDataset(Dataset[Batch]):
             return error
 
     def _batch(self, keys: list[Key]) -> Batch:
-        """Cut every view straight into its place: no stacking, and no copy on the way out of a worker."""
+        """Cut every view straight into its place: stacking samples would copy them once more."""
         shapes = {name: (len(keys), *shape) for name, shape in view_shapes(self.plan).items()}
-        views = {name: _empty(shape, torch.uint8) for name, shape in shapes.items()}
-        geometry = {name: _empty((*shape[:3], GEOMETRY), torch.float32) for name, shape in shapes.items()}
+        views = {name: torch.empty(shape, dtype=torch.uint8) for name, shape in shapes.items()}
+        geometry = {name: torch.empty((*shape[:3], GEOMETRY), dtype=torch.float32) for name, shape in shapes.items()}
         places = [{name: tensor.numpy() for name, tensor in group.items()} for group in (views, geometry)]
         for b, key in enumerate(keys):
             self._fill(key, *({name: array[b] for name, array in group.items()} for group in places))
@@ -137,12 +137,6 @@ def decode(data: bytes, height: int, width: int, factor: int = 1) -> np.ndarray:
     if image.shape[:2] != smaller:
         raise ValueError(f"it is {image.shape[1]}x{image.shape[0]}, expected {smaller[1]}x{smaller[0]}")
     return image
-
-
-def _empty(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """Room for a result; in a worker, in the shared memory that the training process will read."""
-    tensor = torch.empty(shape, dtype=dtype)
-    return tensor if get_worker_info() is None else tensor.share_memory_()
 
 
 class Loader:

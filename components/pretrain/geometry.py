@@ -17,11 +17,13 @@ cv2.setNumThreads(0)
 
 TRIES = 10  # torchvision's RandomResizedCrop gives up after as many
 DECODE_FACTORS = (8, 4, 2)  # libjpeg-turbo has fast paths for these; 7/8 ... 3/8 decode no faster than the whole
-# Which filter comes nearest to Pillow's antialiased bicubic, by shrink factor. Mean difference on real frames in levels
-# of 255 at 1.15 / 1.3 / 1.5 / 1.75 / 2.25x: cubic 0.52 / 0.82 / 1.15 / 1.55 / 2.37 (OpenCV has no antialiasing),
-# linear 0.57 / 0.62 / 0.64 / 0.96 / 1.63, area 0.61 / 0.57 / 0.59 / 0.65 / 0.68 at five times the time of linear,
-# linear to twice the size and 2x2 means 0.82 / 0.73 / 0.64 / 0.63 / 0.74 at half the time of area.
-CUBIC_UP_TO, LINEAR_UP_TO, HALVING_UP_TO = 1.2, 1.5, 2.5
+# Which filter, by shrink factor: the cheapest within about one level of 255 of Pillow's antialiased bicubic. Mean
+# difference on real frames at 0.8 / 1.15 / 1.3 / 1.5 / 1.75 / 1.9 / 2.25x:
+#   cubic (OpenCV's has no antialiasing)   0.33  0.49  0.72  1.05  1.49  1.74  2.31
+#   linear                                 0.63  0.54  0.56  0.59  0.91  1.11  1.58
+#   linear to twice the size, 2x2 means          0.78  0.70  0.65  0.61  0.63  0.73   at 2.5 times linear's time
+#   area                                   0.58  0.57  0.55  0.56  0.62  0.61  0.67   at 5 times linear's time
+CUBIC_UP_TO, LINEAR_UP_TO, HALVING_UP_TO = 1.2, 2.0, 2.5
 
 
 class Box(NamedTuple):

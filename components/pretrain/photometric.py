@@ -90,7 +90,8 @@ def shift_hue(image: np.ndarray, turns: float) -> np.ndarray:
     if steps == 0:
         return image
     hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV_FULL)
-    hsv[:, :, 0] += np.uint8(steps)
+    rows = hsv.reshape(len(hsv), -1)
+    rows += _hue_steps(steps, image.shape[1])
     return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB_FULL)
 
 
@@ -99,20 +100,20 @@ def blur(image: np.ndarray, sigma_px: float) -> np.ndarray:
 
     `cv2.sepFilter2D` takes half the time of `cv2.GaussianBlur`, and float weights instead of 8-bit ones.
     """
-    kernel = gaussian(sigma_px)
+    taps = 2 * math.ceil(BLUR_REACH_SIGMAS * sigma_px) + 1
+    kernel = cv2.getGaussianKernel(taps, sigma_px, cv2.CV_32F)
     return cv2.sepFilter2D(image, -1, kernel, kernel)
-
-
-def gaussian(sigma_px: float) -> np.ndarray:
-    """Sampled Gaussian that reaches 3 sigma to each side, sum 1, float32."""
-    reach = math.ceil(BLUR_REACH_SIGMAS * sigma_px)
-    weights = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma_px) ** 2)
-    return (weights / weights.sum()).astype(np.float32)
 
 
 def solarise(image: np.ndarray, threshold: int) -> np.ndarray:
     """Invert the values from `threshold` up, as PIL.ImageOps.solarize."""
     return cv2.LUT(image, _solarise_table(threshold))
+
+
+@functools.cache
+def _hue_steps(steps: int, width: int) -> np.ndarray:
+    """What is added to a row of HSV pixels; added to whole rows, numpy takes a quarter of the time of a strided add."""
+    return np.tile(np.array([steps, 0, 0], np.uint8), width)
 
 
 @functools.cache
