@@ -1,0 +1,101 @@
+"""Parameters of the download stage: one model a source, chosen by `source`."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from components.common.config import Params, Section, StageParams, nearest
+from components.common.errors import StageError
+
+
+class Unpack(Params):
+    """How archives among the files are unpacked, and what is refused as a bomb."""
+
+    enabled: bool = Field(
+        True, description="unpack .zip, .tar, .tar.gz, .tgz, .tar.bz2, .tar.xz; else keep them as they are"
+    )
+    max_members: int = Field(2_000_000, ge=1, description="files in one archive")
+    max_gib: float = Field(2048.0, gt=0, description="unpacked size of one archive")
+    max_ratio: float = Field(200.0, gt=1, description="unpacked bytes per packed byte; video and JPEG stay near 1")
+
+
+class SourceParams(StageParams):
+    """What every source but the sample world has.
+
+    `root` names a folder inside what was fetched that becomes the dataset (archives often hold one folder too many).
+    """
+
+    unpack: Unpack = Unpack()
+    root: str = Field(".", description="folder of the fetched tree to keep")
+
+
+class LocalParams(SourceParams):
+    source: Literal["local"]
+    path: str = Field(description="a file or folder; it is copied (or cloned where the file system can), never touched")
+
+
+class Transfer(Params):
+    """How hard to try, and when to give up."""
+
+    timeout_s: float = Field(60.0, gt=0, description="longest silence of a server")
+    retries: int = Field(6, ge=0, description="tries after the first, each going on from the bytes at hand")
+    backoff_s: float = Field(
+        1.0, ge=0, description="wait before the first retry; doubles each time, to a minute at most"
+    )
+    max_gib: float = Field(4096.0, gt=0, description="size limit of one file")
+
+
+class Address(Params):
+    url: str
+    sha256: str | None = Field(None, pattern="^[0-9a-fA-F]{64}$")
+
+
+class HttpParams(SourceParams):
+    source: Literal["http"]
+    files: list[Address] = Field(min_length=1)
+    transfer: Transfer = Transfer()
+
+
+class S3Params(SourceParams):
+    source: Literal["s3"]
+    url: str = Field(pattern="^s3://[^/]+(/.*)?$", description="an object, or a prefix ending in / (or the bucket)")
+    endpoint_url: str | None = Field(None, description="any S3-speaking server; credentials come from the environment")
+    region: str | None = None
+    part_mib: int = Field(16, ge=5, le=5120, description="an object is fetched in parts of this size")
+    workers: int = Field(8, ge=1, le=64, description="parts in flight")
+    transfer: Transfer = Transfer()
+
+
+class ListParams(SourceParams):
+    """A text file of addresses, one a line (http, https, s3 or a path), optionally followed by a SHA-256."""
+
+    source: Literal["list"]
+    path: str = Field(description="the list file")
+    endpoint_url: str | None = None
+    region: str | None = None
+    part_mib: int = Field(16, ge=5, le=5120)
+    workers: int = Field(8, ge=1, le=64)
+    max_dead_share: float = Field(0.05, ge=0, le=1, description="share of addresses that may fail; they are recorded")
+    transfer: Transfer = Transfer()
+
+
+DownloadParams = LocalParams | HttpParams | S3Params | ListParams
+
+
+def params_model(key: str | None, section: Section) -> type[StageParams]:
+    """The model that fits the section's `source`."""
+    from components.download.world.config import WorldParams
+
+    models: dict[str, type[StageParams]] = {
+        "procedural": WorldParams,
+        "local": LocalParams,
+        "http": HttpParams,
+        "s3": S3Params,
+        "list": ListParams,
+    }
+    source: Any = section.get("source")
+    if source not in models:
+        raise StageError(f"download.{key}: source '{source}' is unknown{nearest(str(source), list(models))}")
+    return models[source]

@@ -1,0 +1,84 @@
+"""Files and folders of this machine: copied, or cloned where the file system can. The originals are only read."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from components.common.errors import StageError
+from components.common.outputs import atomic_file
+from components.common.progress import Progress
+
+FICLONE = 0x40049409  # Linux: share the blocks of another file, copy on write
+
+
+def files_of(source: Path) -> list[tuple[Path, Path]]:
+    """(file, path below the dataset) of a file or a folder, sorted; links are followed, loops are not.
+
+    Raises:
+        StageError: the source is missing, is empty, or has a folder that cannot be read.
+    """
+    if not source.exists():
+        raise StageError("no such file or folder", where=source, do="check `path` in params.yaml")
+    if source.is_file():
+        return [(source, Path(source.name))]
+    found = [(file, file.relative_to(source)) for file in _walk(source, frozenset())]
+    if not found:
+        raise StageError("the folder holds no file", where=source)
+    return found
+
+
+def _walk(folder: Path, above: frozenset[Path]) -> Iterator[Path]:
+    real = folder.resolve()
+    if real in above:
+        return  # a link back to a folder that holds it
+    try:
+        entries = sorted(folder.iterdir())
+    except OSError as error:
+        raise StageError(f"the folder cannot be read, {error.strerror}", where=folder) from None
+    for entry in entries:
+        if entry.is_dir():
+            yield from _walk(entry, above | {real})
+        elif entry.is_file():
+            yield entry
+
+
+def copy(source: Path, tree: Path, progress: Progress | None = None) -> None:
+    """Copy a file or folder into `tree`; what an earlier, killed call has copied is not copied again."""
+    for file, below in files_of(source):
+        place = tree / below
+        size = file.stat().st_size
+        if not place.exists() or place.stat().st_size != size:
+            copy_file(file, place)
+        if progress is not None:
+            progress.update(1, MiB=size >> 20)
+
+
+def copy_file(source: Path, target: Path) -> None:
+    """One file, whole or not at all; raises StageError if it cannot be read or changes meanwhile."""
+    before = source.stat()
+    try:
+        with source.open("rb") as file, atomic_file(target) as partial:
+            if not _cloned(file.fileno(), partial):
+                with partial.open("wb") as out:
+                    shutil.copyfileobj(file, out, 1 << 22)
+            after = source.stat()
+            if (after.st_size, after.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
+                raise StageError("the file changes while it is copied", where=source, do="wait until it is whole")
+    except PermissionError:
+        raise StageError("the file cannot be read", where=source, do="check its permissions") from None
+
+
+def _cloned(fd: int, target: Path) -> bool:
+    out = os.open(target, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o644)
+    try:
+        fcntl.ioctl(out, FICLONE, fd)
+    except OSError:
+        return False  # another file system, or one that cannot share blocks
+    else:
+        return True
+    finally:
+        os.close(out)
