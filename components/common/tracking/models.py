@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import logging
 import tempfile
-import warnings
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,14 +26,14 @@ ENCODER_TAG = "encoder_sha256"
 WEIGHTS, CONFIG = "encoder.safetensors", "config.json"
 
 
-def log_encoder_model(client: MlflowClient, run_id: str, folder: Path, name: str) -> str:
+def log_encoder_model(uri: str, run_id: str, folder: Path, name: str) -> str:
     """Log the encoder of `folder` as an output of the run and return the LoggedModel's id.
 
     The same weights in the same experiment are the same LoggedModel, however often this is called. Afterwards
     `mlflow.pyfunc.load_model(f"models:/{model_id}")` embeds images, and its artifacts hold the folder as it is.
 
     Args:
-        client: client of the tracking store.
+        uri: the tracking store.
         run_id: the run that made the encoder.
         folder: model folder with encoder.safetensors and config.json.
         name: name of the LoggedModel, for people.
@@ -43,7 +42,9 @@ def log_encoder_model(client: MlflowClient, run_id: str, folder: Path, name: str
         StageError: the folder is no model folder.
     """
     from mlflow.entities import LoggedModelOutput, LoggedModelStatus
+    from mlflow.tracking import MlflowClient
 
+    client = MlflowClient(tracking_uri=uri)
     config, sha256 = read_config(folder), hashing.file_hash(_weights(folder))
     run = client.get_run(run_id)
     found = find_model(client, run.info.experiment_id, sha256)
@@ -58,8 +59,9 @@ def log_encoder_model(client: MlflowClient, run_id: str, folder: Path, name: str
         )
     if str(found.status) != str(LoggedModelStatus.READY):
         _upload(client, found, folder)
-        client.log_outputs(found.source_run_id, models=[LoggedModelOutput(found.model_id, step=0)])
         client.finalize_logged_model(found.model_id, LoggedModelStatus.READY)
+    if found.model_id not in [output.model_id for output in run.outputs.model_outputs]:
+        client.log_outputs(run_id, models=[LoggedModelOutput(found.model_id, step=0)])
     return str(found.model_id)
 
 
@@ -98,22 +100,23 @@ def _upload(client: MlflowClient, model: LoggedModel, folder: Path) -> None:
 
 
 def save_pyfunc(folder: Path, place: Path, *, run_id: str | None = None, model_id: str | None = None) -> None:
-    """Write the encoder as an MLflow model folder: MLmodel, the script, and `artifacts/encoder/`, a copy of `folder`."""
+    """Write the encoder as an MLflow model folder: MLmodel, the script, and below `artifacts/` a copy of `folder`."""
     import mlflow
+    from mlflow.environment_variables import MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR
     from mlflow.models import Model
 
+    MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR.set(False)
     logging.getLogger("mlflow.utils.environment").setLevel(logging.ERROR)  # uv's environments have no pip: no news
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # asks for type hints; the signature says what goes in
-        mlflow.pyfunc.save_model(
-            str(place),
-            python_model=str(SCRIPT),
-            artifacts={"encoder": str(folder.resolve())},
-            mlflow_model=Model(model_uuid=model_id, run_id=run_id, model_id=model_id),
-            signature=_signature(int(read_config(folder).get("num_features", -1))),
-            pip_requirements=requirements(),
-            input_example=_example(),
-        )
+    logging.getLogger("mlflow.pyfunc").setLevel(logging.WARNING)
+    mlflow.pyfunc.save_model(
+        str(place),
+        python_model=str(SCRIPT),
+        artifacts={"encoder": str(folder.resolve())},
+        mlflow_model=Model(model_uuid=model_id, run_id=run_id, model_id=model_id),
+        signature=_signature(int(read_config(folder).get("num_features", -1))),
+        pip_requirements=requirements(),
+        input_example=_example(),
+    )
 
 
 def requirements() -> list[str]:
@@ -128,9 +131,7 @@ def _signature(dim: int) -> Any:
     from mlflow.types import ParamSchema, ParamSpec, Schema, TensorSpec
 
     options = [ParamSpec("features", "string", "cls"), ParamSpec("batch_size", "long", 64)]
-    return ModelSignature(
-        outputs=Schema([TensorSpec(np.dtype("float32"), (-1, dim))]), params=ParamSchema(options)
-    )
+    return ModelSignature(outputs=Schema([TensorSpec(np.dtype("float32"), (-1, dim))]), params=ParamSchema(options))
 
 
 def _example() -> Any:
