@@ -24,11 +24,11 @@ Result = TypeVar("Result")
 
 def pascal_palette() -> list[int]:
     """The 256 colours of Pascal VOC and DAVIS, flat: bit j of a channel is taken from the index, high bits first."""
-    colours = []
-    for index in range(256):
-        for channel in range(3):
-            colours.append(sum(((index >> (3 * bit + channel)) & 1) << (7 - bit) for bit in range(8)))
-    return colours
+    return [
+        sum(((index >> (3 * bit + channel)) & 1) << (7 - bit) for bit in range(8))
+        for index in range(256)
+        for channel in range(3)
+    ]
 
 
 def open_image(file: Path) -> Image.Image:

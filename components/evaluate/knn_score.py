@@ -69,7 +69,8 @@ def classify(
         notes.append(f"ranked by k = {primary_k}, since k = {how.primary_k} is not among {ks}")
     similarities, neighbours = nearest(queries, train_chunks, max(ks), how.query_rows)
     neighbour_labels = train_labels[neighbours]
-    metrics, ranked = {}, {}
+    metrics: dict[str, float] = {}
+    ranked: dict[int, Tensor] = {}
     for k in ks:
         ballot = votes(similarities[:, :k], neighbour_labels[:, :k], n_classes, how.temperature)
         ranked[k] = ranking(ballot, TOP if n_classes > TOP else 1)

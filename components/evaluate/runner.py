@@ -13,8 +13,6 @@ from components.common.errors import StageError
 from components.common.outputs import atomic_file, write_text
 from components.evaluate.task import Job, Row, TaskParams, TaskResult, get_task
 
-MACHINE = {"device", "workers", "batch_images", "pictures", "seed"}  # parameters that are no part of a protocol
-
 
 def evaluate(ctx: Context) -> None:
     """Run the task `ctx.keys["task"]` on the encoder `ctx.inputs["model"]`."""
@@ -53,6 +51,7 @@ def work_folder(ctx: Context, encoder: Encoder) -> Path:
 
 def write_result(ctx: Context, encoder: Encoder, result: TaskResult) -> None:
     """metrics JSON (flat, sorted, full floats), parquet tables, and the same figures to the tracker."""
+    assert isinstance(ctx.params, TaskParams)
     for note in result.notes:
         ctx.log(note)
     document = {
@@ -66,7 +65,7 @@ def write_result(ctx: Context, encoder: Encoder, result: TaskResult) -> None:
         "encoder_origin": encoder.origin,
         "benchmark_hash": ctx.input_hash("benchmark"),
         "seed": ctx.seed,
-        "params": ctx.params.model_dump(mode="json", exclude=MACHINE),
+        "params": ctx.params.model_dump(mode="json", exclude=set(ctx.params.beside_protocol)),
         "data_variant": result.data_variant,
         "notes": result.notes,
     }

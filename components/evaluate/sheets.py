@@ -21,12 +21,13 @@ SHARE_OF_COLOUR = 0.55  # of the label's colour where it covers the picture
 
 
 def overlay(image: Array, labels: Array) -> Array:
-    """The picture with its labels in colour; label 0 and void (255) stay clear, contours are drawn white."""
+    """The picture with its labels (of any size) in colour; 0 and void (255) stay clear, contours are drawn white."""
+    labels = np.asarray(cv2.resize(labels, image.shape[1::-1], interpolation=cv2.INTER_NEAREST))
     shown = (labels > 0) & (labels < 255)
     mixed = image * (1 - SHARE_OF_COLOUR) + colours_of(labels) * SHARE_OF_COLOUR
     out = np.where(shown[..., None], mixed, image).astype(np.uint8)
-    eroded = cv2.morphologyEx(labels, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8)) > 0
-    out[eroded & shown] = 255
+    contour = cv2.morphologyEx(labels, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8)) > 0
+    out[contour & shown] = 255
     return out
 
 
@@ -62,7 +63,7 @@ def comparison_sheet(columns: Sequence[str], rows: Sequence[Sequence[Array]], he
 def write_gif(file: Path, frames: Sequence[Array], frame_ms: int) -> None:
     """An endless animation of equal-sized RGB frames, one palette for all of them so that colours do not flicker."""
     strip = Image.fromarray(np.concatenate(frames[:: max(1, len(frames) // 8)]))
-    palette = strip.quantize(256, method=Image.Quantize.MEDIANCUT)
+    palette = strip.quantize(128, method=Image.Quantize.MEDIANCUT)
     images = [Image.fromarray(f).quantize(palette=palette, dither=Image.Dither.NONE) for f in frames]
     images[0].save(file, save_all=True, append_images=images[1:], duration=frame_ms, loop=0, optimize=False)
 

@@ -1,4 +1,4 @@
-"""What an evaluation is: parameters with the published constants, and a function from encoder and benchmark to figures."""
+"""What an evaluation is: parameters with the published constants, and a function from encoder to figures."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -24,6 +24,8 @@ Row = dict[str, Any]
 
 class TaskParams(StageParams):
     """What every task takes besides its protocol's constants."""
+
+    beside_protocol: ClassVar[frozenset[str]] = frozenset({"seed", "device", "batch_images", "workers", "pictures"})
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     batch_images: int = Field(64, gt=0, description="images per forward pass; changes speed and memory, no protocol")

@@ -1,4 +1,4 @@
-"""Image classification benchmarks in ImageNet folder layout: `train/<class>/*.jpg` and `val/<class>/*.jpg` (or `test`)."""
+"""Image classification benchmarks in ImageNet folder layout: `train/<class>/*.jpg`, `val/<class>/*.jpg` (or `test`)."""
 
 from __future__ import annotations
 

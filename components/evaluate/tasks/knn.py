@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 class Args(TaskParams):
     """The published constants."""
+
+    beside_protocol: ClassVar[frozenset[str]] = TaskParams.beside_protocol | {"chunk_rows", "neighbours_shown"}
 
     resize_px: int = Field(256, gt=0, description="short side after the resize")
     crop_px: int = Field(224, gt=0, description="side of the centre crop; a multiple of the encoder's patch")
@@ -86,11 +88,10 @@ def run(encoder: Encoder, benchmark: Path, args: Args, job: Job) -> TaskResult:
 def look(file: Path, resize_px: int, crop_px: int) -> NDArray[np.uint8]:
     """Short side to `resize_px` (bicubic, the long side rounded down), then the centre `crop_px` square."""
     image = read_rgb(file)
-    scale = resize_px / min(image.size)
-    size = tuple(
-        resize_px if side == min(image.size) else int(side * resize_px / min(image.size)) for side in image.size
-    )
-    image = image.resize(size, Image.Resampling.BICUBIC) if scale != 1 else image
+    short = min(image.size)
+    size = (image.width * resize_px // short, image.height * resize_px // short)
+    if size != image.size:
+        image = image.resize(size, Image.Resampling.BICUBIC)
     left, top = (round((side - crop_px) / 2) for side in size)
     return np.array(image.crop((left, top, left + crop_px, top + crop_px)))
 
@@ -140,7 +141,7 @@ def _score(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
-    defaults = Args()
+    defaults = Args.model_validate({})
     parser.add_argument("--predictions", type=Path, help="CSV: image, label, top1, top2, ...")
     parser.add_argument("--train", type=Path, help=".npz with `features` (N, D) and `labels` (N,)")
     parser.add_argument("--test", type=Path, help=".npz of the same form")

@@ -1,0 +1,90 @@
+"""Mean intersection over union from label maps: the part of dense tasks that needs no encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from components.common.errors import StageError
+from components.evaluate.images import read_index
+
+VOID = 255
+
+Labels = NDArray[np.uint8]
+Counts = NDArray[np.int64]
+
+
+def confusion(truth: Labels, predicted: Labels, n_classes: int) -> Counts:
+    """(C, C) pixel counts [true class, predicted class]; void pixels of the truth are left out."""
+    kept = truth != VOID
+    pairs = truth[kept].astype(np.int64) * n_classes + predicted[kept]
+    return np.bincount(pairs, minlength=n_classes**2).reshape(n_classes, n_classes)
+
+
+def figures(counts: Counts) -> dict[str, float]:
+    """mIoU over the classes that occur in truth or prediction, and the share of pixels that are right."""
+    return {"miou": float(np.nanmean(class_iou(counts))), "pixel_accuracy": float(np.trace(counts) / counts.sum())}
+
+
+def class_iou(counts: Counts) -> NDArray[np.float64]:
+    """IoU of each class, NaN for one that occurs nowhere."""
+    both = np.diag(counts).astype(np.float64)
+    either = counts.sum(0) + counts.sum(1) - both
+    return np.divide(both, either, out=np.full(len(counts), np.nan), where=either > 0)
+
+
+def score_pairs(pairs: Iterable[tuple[Path, Path]], n_classes: int) -> Counts:
+    """Confusion counts over (true, predicted) label maps.
+
+    Raises:
+        StageError: a map is missing or unreadable, sizes differ, or a label is beyond the classes.
+    """
+    counts = np.zeros((n_classes, n_classes), np.int64)
+    for truth_file, predicted_file in pairs:
+        truth, predicted = read_index(truth_file), read_index(predicted_file)
+        if truth.shape != predicted.shape:
+            what = f"the predicted map is {predicted.shape[1]}x{predicted.shape[0]}, the true one "
+            raise StageError(what + f"{truth.shape[1]}x{truth.shape[0]}", where=predicted_file)
+        check_labels(truth[truth != VOID], n_classes, truth_file)
+        check_labels(predicted, n_classes, predicted_file)
+        counts += confusion(truth, predicted, n_classes)
+    if not counts.any():
+        raise StageError("nothing to score: every pixel is void")
+    return counts
+
+
+def check_labels(labels: Labels, n_classes: int, file: Path) -> None:
+    """StageError for a label that is no class."""
+    if labels.size and int(labels.max()) >= n_classes:
+        what = f"label {int(labels.max())} in a benchmark of {n_classes} classes (0..{n_classes - 1})"
+        raise StageError(what, where=file)
+
+
+def score_folders(truth: Path, predicted: Path, n_classes: int, names: list[str] | None = None) -> dict[str, Any]:
+    """Figures of `predicted/<name>.png` against `truth/<name>.png`, for the named pictures or all predicted ones."""
+    for folder in (truth, predicted):
+        if not folder.is_dir():
+            raise StageError("no such folder", where=folder)
+    names = names or sorted(file.stem for file in predicted.glob("*.png"))
+    if not names:
+        raise StageError("no label maps (*.png)", where=predicted)
+    counts = score_pairs([(truth / f"{n}.png", predicted / f"{n}.png") for n in names], n_classes)
+    rows = class_rows(counts, [str(i) for i in range(n_classes)])
+    return {"metrics": figures(counts), "classes": rows, "n": len(names)}
+
+
+def class_rows(counts: Counts, names: list[str]) -> list[dict[str, Any]]:
+    """One row per class: IoU (null where it occurs nowhere) and pixel counts."""
+    return [
+        {
+            "class": name,
+            "iou": None if np.isnan(iou) else float(iou),
+            "true_pixels": int(counts[i].sum()),
+            "predicted_pixels": int(counts[:, i].sum()),
+        }
+        for i, (name, iou) in enumerate(zip(names, class_iou(counts), strict=True))
+    ]
