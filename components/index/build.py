@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from components.common.clip_index import EXCLUDED, TRAIN, save_array, write_index
+from components.common.clip_index import EXCLUDED, TRAIN, VAL, save_array, write_index
 from components.common.context import Context
 from components.common.errors import StageError
 from components.common.frame_store import FrameStore
@@ -43,8 +44,9 @@ def build_index(params: IndexParams, ctx: Context) -> dict[str, Any]:
         split[excluded] = EXCLUDED
         draws = _draws(table, split, params)
 
-    _write(table, split, draws, prints, [table.keys[video] for video in excluded.tolist()], store, params, ctx)
-    _write_leakage(leaks, [table.keys[video] for video in excluded.tolist()], params, ctx)
+    save_array(out / "fingerprints.npy", prints)
+    _write(table, split, draws, out, params, store.fingerprint)
+    _write_leakage(ctx.outputs["leakage"], leaks, _names(table, split), params)
     write_contact_sheet(out / "contact_sheet.jpg", table, store, draws, params.contact_sheet, params.seed)
     stats = statistics(table, split, prints, draws, params.fingerprint)
     write_text(out / "stats.json", _json(stats))
@@ -57,8 +59,9 @@ def build_index(params: IndexParams, ctx: Context) -> dict[str, Any]:
 def _draws(table: FrameTable, split: np.ndarray, params: IndexParams) -> dict[str, np.ndarray]:
     usable = split[table.columns["video"]] == TRAIN
     if not usable.any():
-        where = f"{int((split == EXCLUDED).sum())} occur in a benchmark"
-        raise StageError(f"no video is left to train on; {where}", where="index", do="see the leakage report's params")
+        leaking, held_out = (int((split == side).sum()) for side in (EXCLUDED, VAL))
+        what = f"no video is left to train on: {leaking} occur in a benchmark, {held_out} are held out"
+        raise StageError(what, where="index", do="add videos, or see on_leak and val_share")
     return {name: build_draw(name, draw, table, usable, params) for name, draw in params.draws.items()}
 
 
@@ -68,35 +71,40 @@ def _judge(
     """Numbers of the videos to leave out; raises StageError where leakage must stop the pipeline."""
     if not len(leaking):
         return leaking
-    concerned = {name: leak.report for name, leak in leaks.items() if len(leak.videos)}
-    first = next(report["examples"][0] for report in concerned.values() if report["examples"]) if concerned else {}
-    found = ", ".join(f"{report['matching_images']} images of '{name}'" for name, report in concerned.items())
-    what = f"{len(leaking)} of {len(table.keys)} training videos also occur in benchmarks ({found}; {first})"
+    found = [f"{leak.report['matching_images']} images of '{name}'" for name, leak in leaks.items() if len(leak.videos)]
+    first = table.keys[int(leaking[0])]
+    what = f"{len(leaking)} of {len(table.keys)} training videos also occur in benchmarks: {', '.join(found)}"
     if params.on_leak == "fail":
-        raise StageError(what, do="take them out of the corpus, or set index.on_leak to exclude")
-    ctx.warn(what + ("; they are left out of every draw" if params.on_leak == "exclude" else "; kept, as on_leak says"))
-    return leaking if params.on_leak == "exclude" else leaking[:0]
+        do = f"take them out of the corpus ('{first}' is the first), or set index.on_leak to exclude"
+        raise StageError(what, do=do)
+    kept = params.on_leak == "warn"
+    ctx.warn(
+        f"{what}; '{first}' is the first; they are {'kept, as on_leak says' if kept else 'left out of every draw'}"
+    )
+    return leaking[:0] if kept else leaking
 
 
 def _write(
-    table: FrameTable, split: np.ndarray, draws: dict[str, np.ndarray], prints: np.ndarray, excluded: list[str],
-    store: FrameStore, params: IndexParams, ctx: Context,
-) -> None:  # fmt: skip
+    table: FrameTable, split: np.ndarray, draws: dict[str, np.ndarray], out: Path, params: IndexParams, store: str
+) -> None:
     columns = {name: table.columns[name] for name in INDEX_COLUMNS}
     columns |= {"segment": table.segment, "split": split[table.columns["video"]]}
-    made_by = {name: draw.model_dump(mode="json") for name, draw in params.draws.items()}
     extra = {
         "videos": len(table.keys),
         "segments": len(table.segment_start),
-        "excluded_videos": excluded,
-        "frame_store": store.fingerprint,
+        "excluded_videos": _names(table, split),
+        "frame_store": store,
+        # how many threads decoded changes nothing in the result
         "params": params.model_dump(mode="json", exclude={"fingerprint": {"workers"}}),
     }
-    save_array(ctx.outputs["index"] / "fingerprints.npy", prints)
-    write_index(ctx.outputs["index"], columns, draws, made_by, extra)
+    write_index(out, columns, draws, {name: draw.model_dump(mode="json") for name, draw in params.draws.items()}, extra)
 
 
-def _write_leakage(leaks: dict[str, Leak], excluded: list[str], params: IndexParams, ctx: Context) -> None:
+def _names(table: FrameTable, split: np.ndarray) -> list[str]:
+    return [table.keys[video] for video in np.flatnonzero(split == EXCLUDED).tolist()]
+
+
+def _write_leakage(file: Path, leaks: dict[str, Leak], excluded: list[str], params: IndexParams) -> None:
     report = {
         "on_leak": params.on_leak,
         "max_distance_bits": params.fingerprint.max_distance_bits,
@@ -104,7 +112,7 @@ def _write_leakage(leaks: dict[str, Leak], excluded: list[str], params: IndexPar
         "excluded_videos": excluded,
         "benchmarks": {name: leak.report for name, leak in leaks.items()},
     }
-    write_text(ctx.outputs["leakage"], _json(report))
+    write_text(file, _json(report))
 
 
 def _summary(stats: dict[str, Any]) -> dict[str, Any]:
