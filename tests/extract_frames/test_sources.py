@@ -1,0 +1,79 @@
+"""What counts as a video, and what it is called."""
+
+import os
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from components.extract_frames.find import _keys, find_sources
+
+
+def touch(file, data=b"x"):
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(data)
+
+
+def names(folder, **options):
+    return [source.name for source in find_sources(folder, **options)]
+
+
+def test_videos_are_found_at_any_depth_in_a_fixed_order(tmp_path):
+    for name in ("b.mp4", "a/z.MKV", "a/c/d.webm", "notes.txt", "labels.json", "a/.hidden.mp4", "song.mp3", "sub.srt"):
+        touch(tmp_path / name)
+    assert names(tmp_path) == ["a/c/d.webm", "a/z.MKV", "b.mp4"]
+
+
+def test_a_file_without_extension_is_known_by_its_first_bytes(tmp_path):
+    touch(tmp_path / "dQw4w9WgXcQ", b"\x00\x00\x00\x20ftypisom\x00\x00\x02\x00")
+    touch(tmp_path / "matroska", b"\x1a\x45\xdf\xa3\x01\x00\x00\x00")
+    touch(tmp_path / "LICENSE", b"Apache License, Version 2.0")
+    touch(tmp_path / "short", b"ft")
+    assert names(tmp_path) == ["dQw4w9WgXcQ", "matroska"]
+
+
+def test_links_are_followed_but_never_in_a_circle(tmp_path):
+    touch(tmp_path / "a" / "v.mp4")
+    (tmp_path / "a" / "up").symlink_to(tmp_path)
+    (tmp_path / "b").symlink_to(tmp_path / "a")
+    (tmp_path / "w.mp4").symlink_to(tmp_path / "a" / "v.mp4")  # how DVC may place its files
+    (tmp_path / "gone.mp4").symlink_to(tmp_path / "nowhere")
+    assert names(tmp_path) == ["a/v.mp4", "gone.mp4", "w.mp4"]
+
+
+def test_one_name_in_two_folders_and_two_formats_of_one_name_do_not_collide(tmp_path):
+    for name in ("x/take.mp4", "y/take.mp4", "take.mp4", "take.mkv", "take.mp4.avi"):
+        touch(tmp_path / name)
+    assert {s.name: s.key for s in find_sources(tmp_path)} == {
+        "x/take.mp4": "x/take",
+        "y/take.mp4": "y/take",
+        "take.mp4": "take.mp4",
+        "take.mkv": "take.mkv",
+        "take.mp4.avi": "take.mp4.avi",
+    }
+
+
+@given(st.sets(st.text(alphabet="ab./", min_size=1, max_size=7).map(lambda s: s.strip("/")).filter(bool), max_size=12))
+def test_keys_are_always_distinct(paths):
+    given_names = sorted(paths)
+    keys = _keys(given_names)
+    assert len(set(keys)) == len(keys)
+    assert all(name.startswith(key) for name, key in zip(given_names, keys, strict=True))
+
+
+def test_folders_of_images_are_videos_only_when_asked_for(tmp_path):
+    for name in ("walk/00000.jpg", "walk/00001.jpg", "walk/mask.png", "run/0.png", "v.mp4"):
+        touch(tmp_path / name)
+    assert names(tmp_path) == ["v.mp4"]
+    found = find_sources(tmp_path, image_folders=True)
+    assert [(s.name, s.pattern) for s in found] == [("run", "*.png"), ("v.mp4", None), ("walk", "*.jpg")]
+
+
+def test_a_name_that_is_not_unicode_is_still_found(tmp_path):
+    try:
+        touch(tmp_path / os.fsdecode(b"caf\xe9.mp4"))
+    except OSError:
+        pytest.skip("this file system takes Unicode names only")
+    (source,) = find_sources(tmp_path)
+    assert source.key == "caf\\xe9"
+    assert source.path.exists()
