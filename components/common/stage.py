@@ -124,7 +124,7 @@ def resolve_params(stage: Stage, keys: dict[str, str], args: argparse.Namespace)
         section, where = section_of(read_yaml(args.params), stage.name, key, str(args.params)), str(args.params)
         where += f", {stage.name}" + (f".{key}" if key else "")
     for change in args.set:
-        section = deep_merge(section, _change(change))
+        section = deep_merge(section, parse_change(change))
     model = stage.params if isinstance(stage.params, type) else stage.params(key, section)
     return parse(model, section, where)
 
@@ -139,7 +139,7 @@ def _mapping(text: str, where: str) -> Section:
     return value
 
 
-def _change(text: str) -> Section:
+def parse_change(text: str) -> Section:
     """`a.b=c` as {"a": {"b": c}}, the value read as YAML."""
     path, sign, value = text.partition("=")
     if not sign or not path:
