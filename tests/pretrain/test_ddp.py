@@ -13,9 +13,9 @@ import torch
 from toy import toy_params, toy_trainer
 
 HERE = Path(__file__).parent
-SCRIPT = """
+SCRIPT = f"""
 import sys
-sys.path.insert(0, {here!r})
+sys.path.insert(0, {str(HERE)!r})
 from toy import toy_params, toy_trainer
 from components.pretrain import parallel
 import torch
@@ -25,8 +25,9 @@ with parallel.group():
     assert parallel.share({{"a": [1, "b"]}} if parallel.rank() == 0 else None, torch.device("cpu")) == {{"a": [1, "b"]}}
     mine = torch.tensor([float(parallel.rank())])
     assert parallel.gather(mine).tolist() == [0.0, 1.0] and parallel.mean(mine).tolist() == [0.5]
-    torch.save({{"method": trainer.method.state_dict(), "curves": trainer.curves}}, f"{{sys.argv[1]}}/{{parallel.rank()}}.pt")
-""".format(here=str(HERE))
+    state = {{"method": trainer.method.state_dict(), "curves": trainer.curves}}
+    torch.save(state, f"{{sys.argv[1]}}/{{parallel.rank()}}.pt")
+"""
 
 
 def start(rank: int, port: int, folder: Path) -> subprocess.Popen[bytes]:

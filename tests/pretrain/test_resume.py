@@ -78,9 +78,9 @@ def test_the_batch_of_the_pictures_is_the_same_after_a_resume(tmp_path: Path) ->
     assert torch.equal(*seen)
 
 
-SCRIPT = """
+SCRIPT = f"""
 import sys, time
-sys.path.insert(0, {here!r})
+sys.path.insert(0, {str(HERE)!r})
 from toy import toy_params, toy_trainer
 from components.pretrain.checkpoint import CheckpointStore
 from pathlib import Path
@@ -89,7 +89,7 @@ store = CheckpointStore(Path(sys.argv[1]), {{}})
 trainer = toy_trainer(toy_params(log_every_steps=1), store)
 trainer.resume(store.load(torch.device("cpu")))
 trainer.train(lambda report: (print(report.step, flush=True), time.sleep(0.02)))
-""".format(here=str(HERE))
+"""
 
 
 def test_a_process_killed_at_any_instant_is_resumed(tmp_path: Path) -> None:
