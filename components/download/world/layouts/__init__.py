@@ -1,0 +1,18 @@
+"""Writers of the benchmarks' own layouts, one file each, by name."""
+
+from __future__ import annotations
+
+from components.download.world.layouts import ade20k, coco, davis, imagenet, jhmdb, videos, vidor, vip, voc
+from components.download.world.layouts.writer import Writer
+
+WRITERS: dict[str, Writer] = {
+    "videos": videos.WRITER,
+    "davis": davis.WRITER,
+    "voc": voc.WRITER,
+    "ade20k": ade20k.WRITER,
+    "coco": coco.WRITER,
+    "jhmdb": jhmdb.WRITER,
+    "vip": vip.WRITER,
+    "imagenet": imagenet.WRITER,
+    "vidor": vidor.WRITER,
+}
