@@ -190,5 +190,5 @@ def object_weights(n_objects: int, n_frames: int, *, compat: bool) -> Tensor:
     """
     if not compat:
         return torch.ones(n_objects)
-    powers = torch.tensor([float(n_frames) ** -i for i in range(n_objects)])
+    powers = torch.tensor([float(n_frames) ** -i for i in range(n_objects)], dtype=torch.float64)
     return powers.cumsum(0).flip(0)
