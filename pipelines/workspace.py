@@ -53,14 +53,14 @@ def make_workspace(folder: Path, params: dict[str, Any]) -> Path:
 def merged_params(recipe: Path | None, changes: list[dict[str, Any]]) -> dict[str, Any]:
     """params.yaml, the recipe laid over it, then single changes.
 
-    A recipe's lists (methods, tasks, corpora) replace those of params.yaml, and where it names datasets of its own,
-    these replace the sample's. Relative paths of local sources are taken from the project's folder.
+    A recipe's lists (methods, tasks, corpora) and its `datasets` replace those of params.yaml. Relative paths of local
+    sources are taken from the project's folder.
     """
     params = read_yaml(ROOT / "params.yaml")
     if recipe is not None:
         over = read_yaml(recipe)
         if "datasets" in over:
-            params = {key: value for key, value in params.items() if key not in ("datasets", "download")}
+            del params["datasets"]
         params = deep_merge(params, over)
     for change in changes:
         params = deep_merge(params, change)

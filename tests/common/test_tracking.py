@@ -139,7 +139,9 @@ def test_a_run_opened_by_others_is_used_and_left_open(world):
     from mlflow.tracking import MlflowClient
 
     client = MlflowClient(f"sqlite:///{world / 'mlflow.db'}")
-    given_run = client.create_run(client.create_experiment("theirs"), run_name="task").info.run_id
+    given_run = client.create_run(
+        client.create_experiment("theirs", artifact_location=(world / "theirs").as_uri()), run_name="task"
+    ).info.run_id
     run(world, "attached", MLFLOW_RUN_ID=given_run)
     assert client.get_run(given_run).info.status == "RUNNING"
     assert len(client.get_metric_history(given_run, "loss")) == 1200

@@ -32,7 +32,11 @@ def test_every_stage_says_what_it_does_and_what_a_cluster_needs(dag):
 
 def test_the_command_names_exactly_the_paths_that_dvc_tracks(dag):
     for node in dag.nodes:
-        named = {word for word in node.cmd.split() if word.startswith(("data/", "models", "metrics", "results", "report", "promotion"))}
+        named = {
+            word
+            for word in node.cmd.split()
+            if word.startswith(("data/", "models", "metrics", "results", "report", "promotion"))
+        }
         tracked = {path for path in (*node.deps, *node.outs) if not path.startswith("components/")}
         assert named == tracked, node.name
 

