@@ -284,5 +284,5 @@ def test_places_without_an_encoder(folder: Path, tmp_path: Path) -> None:
         with pytest.raises(StageError, match=message):
             load_encoder(folder)
     (folder / "config.json").unlink()
-    with pytest.raises(StageError, match="no config.json"):
+    with pytest.raises(StageError, match=r"no config\.json"):
         load_encoder(folder)
