@@ -90,12 +90,12 @@ class ClipIndex:
 
     def rows(self, rows: npt.ArrayLike) -> list[FrameRow]:
         """Places of the frames `rows` (any shape, read flat), in that order; raises IndexError outside the index."""
-        places: list[FrameRow] = []
-        for row in np.asarray(rows, dtype=np.int64).reshape(-1).tolist():
-            if not 0 <= row < len(self):
-                raise IndexError(f"frame {row} of {len(self)}")
-            places.append(FrameRow(row, *(self.columns[name][row].item() for name in FrameRow._fields[1:])))
-        return places
+        wanted = np.asarray(rows, dtype=np.int64).reshape(-1)
+        if wanted.size and not (wanted.min() >= 0 and wanted.max() < len(self)):
+            raise IndexError(f"frames {wanted.tolist()} of {len(self)}")
+        # asarray: a view without memmap's own bookkeeping, which costs more than the read
+        values = [np.asarray(self.columns[name])[wanted].tolist() for name in FrameRow._fields[1:]]
+        return [FrameRow(*place) for place in zip(wanted.tolist(), *values, strict=True)]
 
 
 class Columns(Mapping[str, np.memmap]):
