@@ -23,7 +23,7 @@ ONLY_FILES = {"protocol_whitelist": "file", "format_whitelist": CONTAINERS}
 _DURATION = re.compile(r"Duration: (\d+):(\d\d):(\d\d(?:\.\d+)?)")
 _STREAM = re.compile(r"Stream #0:\d+[^:\n]*: Video: (\w+).*?, (\d+)x(\d+)(?P<rest>[^\n]*)")
 _RATE = re.compile(r"([\d.]+)(k?) fps")
-_ROTATION = re.compile(r"displaymatrix: rotation of (-?[\d.]+) degrees")
+_ROTATION = re.compile(r"display ?matrix: rotation of (-?[\d.]+) degrees", re.IGNORECASE)  # the spelling changed
 _ATTACHED = "(attached pic)"
 
 

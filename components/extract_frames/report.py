@@ -15,6 +15,8 @@ _CUT = re.compile(rb"metadata\S* @ \S+\] \[info\] frame:\d+ +pts:(\S+)")
 _ERROR = re.compile(rb"^(?:\[[^\]]* @ \S+\] )*\[(?:error|fatal|panic)\] (.*)")
 _LEVEL = re.compile(rb"^((?:\[[^\]]* @ \S+\] )?)\[\w+\] ")
 _DECODING = b"Stream mapping:"
+_OPENED = b"Input #0"
+_INTERRUPTED = b"Exiting normally, received signal"
 HEADER_LINES = 2000  # a file with more lines of metadata than this keeps the rest to itself
 REASON_CHARS = 200
 
@@ -26,14 +28,18 @@ class Report:
     Attributes:
         times_s: time of each frame in the source's clock; NaN where the container has none.
         cuts_s: time of the first frame after each hard cut, in the same clock.
+        opened: the container was recognised.
         trouble: the first error while opening.
         damage: the first error while decoding.
+        interrupted: ffmpeg was told to end by a signal; what it wrote is not the whole video.
     """
 
     times_s: array[float] = field(default_factory=lambda: array("d"))
     cuts_s: array[float] = field(default_factory=lambda: array("d"))
+    opened: bool = False
     trouble: str = ""
     damage: str = ""
+    interrupted: bool = False
     probe: Probe | None = None
 
 
@@ -54,8 +60,11 @@ def read_report(lines: Iterable[bytes]) -> Report:
             said = match[1].decode("utf-8", "replace").strip()[:REASON_CHARS]
             report.damage = report.damage or (said if decoding else "")
             report.trouble = report.trouble or ("" if decoding else said)
+        elif _INTERRUPTED in line:
+            report.interrupted = True
         elif not decoding and len(header) < HEADER_LINES:
             header.append(_LEVEL.sub(rb"\1", line))
+            report.opened |= _OPENED in line
             decoding = _DECODING in line
     report.probe = parse_report(b"".join(header).decode("utf-8", "replace"))
     return report

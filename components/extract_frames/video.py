@@ -72,7 +72,7 @@ class Decoder:
         """
         digest = _sha256(source)
         sizes, report, code = self._run(source, jpegs)
-        if code == -signal.SIGKILL:
+        if code == -signal.SIGKILL or report.interrupted:
             do = "is there enough memory?"
             raise StageError("ffmpeg was killed", where=source.path, do=do, code=ExitCode.NO_ROOM)
         _check(source, sizes, report, code)
@@ -92,13 +92,19 @@ class Decoder:
         return _columns(video, np.array(sizes, np.int64), report)
 
     def _run(self, source: Source, jpegs: BinaryIO) -> tuple[list[int], Report, int]:
-        """(bytes of each frame, what ffmpeg said, its exit code)."""
+        """(bytes of each frame, what ffmpeg said, its exit code).
+
+        ffmpeg gets a session of its own: at Ctrl-C it would end in good order, and half a video would look like a whole
+        one. When this process is killed, ffmpeg ends at its next write to the pipe.
+        """
         command = build_command(self._exe, source, self.params)
         folder = source.path if source.pattern else None
         pipe = subprocess.PIPE
         with (
             ThreadPoolExecutor(1) as listener,
-            subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, cwd=folder) as process,
+            subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, cwd=folder, start_new_session=True
+            ) as process,
         ):
             assert process.stdout is not None and process.stderr is not None
             self._running.add(process)
@@ -133,11 +139,15 @@ def _sha256(source: Source) -> str:
 def _check(source: Source, sizes: list[int], report: Report, code: int) -> None:
     """Raise BadVideoError unless there are frames and each has a time."""
     if not sizes:
-        said = report.trouble or report.damage
-        raise BadVideoError(said or ("no video stream" if report.probe is None else "no frame could be decoded"))
+        if report.opened and report.probe is None:
+            raise BadVideoError("no video stream")
+        raise BadVideoError(report.trouble or report.damage or "no frame could be decoded")
     if code < 0:
         raise BadVideoError(f"ffmpeg crashed on it (signal {-code})")
-    if report.probe is None or len(report.times_s) < len(sizes) or np.isnan(report.times_s).any():
+    told = len(report.times_s)
+    if report.probe is None or told < len(sizes) or (told > len(sizes) and code == 0):
+        raise BadVideoError(f"{len(sizes)} frames came with {told} times")
+    if np.isnan(report.times_s).any():
         raise BadVideoError("frames without times")
 
 
