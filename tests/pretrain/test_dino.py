@@ -121,3 +121,9 @@ def test_published_views() -> None:
 def test_wrong_arguments(wrong: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
         DINO.Args(**wrong)
+
+
+def test_views_must_be_whole_patches() -> None:
+    with pytest.raises(StageError, match=r"'local_size_px' = 20 is no multiple .* 8-pixel patches.*take 16"):
+        small_method("dino", local_size_px=20)
+    small_method("dino", local_size_px=20, local_crops=0)

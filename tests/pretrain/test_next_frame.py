@@ -80,6 +80,7 @@ def naive(method: Any, batch: dict[str, Tensor]) -> Tensor:
         {"global_crops": 1},
         {"predictor": "identity"},
         {"dense": False},
+        {"same_frame": True},
         {"dense": False, "cross_time": True},
     ],
     ids=str,
@@ -162,6 +163,8 @@ def test_both_frames_share_box_and_flip() -> None:
     assert (pair.size_px, len(pair.photometric)) == (224, 2)
     assert local.frames == (0,) and (local.size_px, len(local.photometric)) == (96, 8)
     assert plan.clip_crop is not None and plan.clip_crop.size_px == 300
+    still = NextFrame.views(NextFrame.Args(same_frame=True))
+    assert (still.draw, still.n_frames, still.crops[0].frames) == ("frame", 1, (0, 0))
     assert NextFrame.views(NextFrame.Args(shared_photometric=True)).crops[0].shared_photometric
 
 

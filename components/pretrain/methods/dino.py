@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from components.pretrain.blocks.centre import Centre
-from components.pretrain.blocks.crops import LOCAL, CropArgs, global_recipes
+from components.pretrain.blocks.crops import LOCAL, CropArgs, check_sizes, global_recipes
 from components.pretrain.blocks.self_distillation import (
     DistillationArgs,
     check_warmup,
@@ -50,6 +50,7 @@ class DINO(Method):
         check_warmup("warmup_teacher_temp_epochs", args.warmup_teacher_temp_epochs, epochs)
         self.args = args
         backbone: Any = build_encoder(drop_path_rate=args.drop_path)
+        check_sizes(args, backbone.patch_embed.patch_size[0])
         self.student = nn.ModuleDict({"backbone": backbone, "head": args.head(backbone.num_features)})
         self.teacher = make_teacher(self.student, build_encoder())
         self.centre = Centre(args.out_dim, args.centre_momentum)

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from components.common.errors import StageError
 from components.common.vit import IMAGENET_MEAN, IMAGENET_STD, tokens_and_attention
 from components.pretrain.blocks.centre import Centre
-from components.pretrain.blocks.crops import LOCAL, CropArgs
+from components.pretrain.blocks.crops import LOCAL, ClipCropArgs, check_sizes
 from components.pretrain.blocks.numerics import full, no_autocast
 from components.pretrain.blocks.self_distillation import (
     DistillationArgs,
@@ -40,7 +40,7 @@ from components.pretrain.blocks.self_distillation import (
 )
 from components.pretrain.blocks.tracker import TeacherView, Threshold, apply_masks, draw_heads, track
 from components.pretrain.method import EncoderFactory, Method, Now, StepOutput, register
-from components.pretrain.plan import ClipCrop, Crop, Photometric, ViewPlan
+from components.pretrain.plan import Crop, Photometric, ViewPlan
 
 
 @register
@@ -49,7 +49,7 @@ class DoRA(Method):
 
     name = "dora"
 
-    class Args(DistillationArgs, CropArgs):
+    class Args(DistillationArgs, ClipCropArgs):
         """Values of the published command; `local_scale` etc. as in its loader. The stride belongs to the index."""
 
         n_frames: int = Field(8, ge=1, description="frames T of a clip, one second apart in the paper")
@@ -58,8 +58,6 @@ class DoRA(Method):
         sinkhorn_iterations: int = Field(30, ge=1)
         threshold: Threshold = Field("map", description="mean that a mask's patches exceed; `batch` as released")
         compat: bool = Field(False, description="reproduce the slips of the released loss")
-        clip_crop_px: int = Field(300, gt=0, description="side of the crop that the whole clip shares")
-        clip_scale: tuple[float, float] = (0.2, 1.0)
         local_size_px: int = Field(112, gt=0)
         local_crops: int = Field(6, ge=0, description="per frame")
         local_flip_p: float = Field(0.0, ge=0, le=1, description="the released loader does not flip local crops")
@@ -77,6 +75,7 @@ class DoRA(Method):
         check_warmup("warmup_teacher_temp_epochs", args.warmup_teacher_temp_epochs, epochs)
         self.args = args
         backbone: Any = build_encoder(drop_path_rate=args.drop_path)
+        check_sizes(args, backbone.patch_embed.patch_size[0])
         self.n_heads: int = backbone.blocks[-1].attn.num_heads
         if args.n_objects > self.n_heads or len(backbone.blocks) < 2:
             what = f"n_objects = {args.n_objects} needs as many heads ({self.n_heads}) and two blocks or more"
@@ -102,7 +101,7 @@ class DoRA(Method):
                 flip_p=args.local_flip_p,
             )
             crops.append(local)
-        return ViewPlan("clip", args.n_frames, tuple(crops), ClipCrop(args.clip_crop_px, args.clip_scale))
+        return ViewPlan("clip", args.n_frames, tuple(crops), args.clip_crop())
 
     def forward(self, batch: dict[str, Tensor], now: Now) -> StepOutput:
         args, frames = self.args, batch["global"][:, 0]  # (B, T, 3, S, S)

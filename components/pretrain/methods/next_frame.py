@@ -9,7 +9,7 @@ The student sees frame t; a predictor on its tokens must give the teacher's patc
 Both frames share crop box and flip, so that cell j is one place in both; no flow, no tracker, no warping. The
 predictor has no teacher and is thrown away with the heads. No code was released: head sizes, temperatures and the
 number of views are our reading, each one an argument. D, in seconds, belongs to the index's draw `pair`.
-Ablations: D = 0 or a range of D in the index; `dense: false`; `predictor: identity`.
+Ablations: `same_frame` (D = 0), `dense: false`, `predictor: identity`, and a range of D (`ranges_s` of the draw).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from components.pretrain.blocks.centre import Centre
-from components.pretrain.blocks.crops import LOCAL, CropArgs, global_recipes
+from components.pretrain.blocks.crops import LOCAL, ClipCropArgs, check_sizes, global_recipes
 from components.pretrain.blocks.predictor import Identity, TokenPredictor, Tokens
 from components.pretrain.blocks.self_distillation import (
     DistillationArgs,
@@ -37,9 +37,9 @@ from components.pretrain.blocks.self_distillation import (
     view_pair_loss,
 )
 from components.pretrain.method import EncoderFactory, Method, Now, StepOutput, register
-from components.pretrain.plan import ClipCrop, Crop, ViewPlan
+from components.pretrain.plan import Crop, ViewPlan
 
-NOW, NEXT = 0, 1  # frames of the pair
+NOW, NEXT = 0, 1  # frames of the pair, and their places in a view
 
 
 @register
@@ -48,12 +48,11 @@ class NextFrame(Method):
 
     name = "next_frame"
 
-    class Args(DistillationArgs, CropArgs):
+    class Args(DistillationArgs, ClipCropArgs):
         """Published values where the sources give them, otherwise DINO's and, for patches, iBOT's."""
 
         global_crops: int = Field(2, ge=1, description="views cut from both frames")
-        clip_crop_px: int = Field(300, gt=0, description="side of the crop that the whole pair shares")
-        clip_scale: tuple[float, float] = (0.2, 1.0)
+        same_frame: bool = Field(False, description="D = 0: one frame in two colours, draw `frame` instead of `pair`")
         shared_photometric: bool = Field(False, description="the same colour draws for both frames of a view")
         dense: bool = Field(True, description="false: the class-token loss alone")
         cross_time: bool = Field(False, description="the class-token target comes from frame t + D, not t")
@@ -79,6 +78,7 @@ class NextFrame(Method):
         check_warmup("warmup_teacher_temp_epochs", args.warmup_teacher_temp_epochs, epochs)
         self.args = args
         backbone: Any = build_encoder(drop_path_rate=args.drop_path)
+        check_sizes(args, backbone.patch_embed.patch_size[0])
         self.student = nn.ModuleDict({"backbone": backbone, "head": args.head(backbone.num_features)})
         heads = ["head"]
         self.centre = Centre(args.out_dim, args.centre_momentum)
@@ -113,7 +113,7 @@ class NextFrame(Method):
             args.global_size_px,
             args.global_scale,
             recipes,
-            frames=(NOW, NEXT),
+            frames=(NOW, NOW if args.same_frame else NEXT),
             shared_geometry=True,
             shared_photometric=args.shared_photometric,
         )
@@ -122,7 +122,8 @@ class NextFrame(Method):
             crops.append(
                 Crop("local", args.local_size_px, args.local_scale, (LOCAL,) * args.local_crops, frames=(NOW,))
             )
-        return ViewPlan("pair", 2, tuple(crops), ClipCrop(args.clip_crop_px, args.clip_scale))
+        draw, n_frames = ("frame", 1) if args.same_frame else ("pair", 2)
+        return ViewPlan(draw, n_frames, tuple(crops), args.clip_crop())
 
     def forward(self, batch: dict[str, Tensor], now: Now) -> StepOutput:
         args, backbone = self.args, self.student["backbone"]
