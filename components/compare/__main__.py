@@ -1,0 +1,49 @@
+"""compare: all metrics of all runs in one leaderboard and one page.
+
+python -m components.compare --metrics metrics --details results --models models --report report
+"""
+
+from __future__ import annotations
+
+from components.common.context import Context
+from components.common.stage import Port, Stage, main
+from components.compare.config import CompareParams
+
+STAGE = Stage(
+    name="compare",
+    help="Leaderboard, learning curves, plots and pictures of all runs, in one page that stands alone.",
+    inputs={
+        "metrics": Port("folder of <run>-<task>.json", type="Metrics"),
+        "details": Port("folder of <run>-<task>/ with details.parquet and pictures", type="Artifact"),
+        "models": Port("folder of model folders", type="Model"),
+        "frames": Port("frame store of the corpus, for its facts", optional=True),
+        "index": Port("index of the corpus, for its statistics and contact sheet", optional=True),
+    },
+    outputs={"report": Port("index.html, leaderboard.{json,md,txt}, plots/", type="HTML")},
+    params=CompareParams,
+)
+
+
+def run(ctx: Context) -> None:
+    """Write the report; log it and the summary to the pipeline's run."""
+    from components.compare.report import Report
+    from components.compare.tables import as_text
+
+    assert isinstance(ctx.params, CompareParams)
+    metrics, details, models = (ctx.inputs[name] for name in ("metrics", "details", "models"))
+    assert metrics is not None and details is not None and models is not None
+    out = ctx.outputs["report"]
+    report = Report(metrics, details, models, ctx.params)
+    report.write(out, ctx.inputs["frames"], ctx.inputs["index"])
+    ctx.tracker.metrics(report.summary())
+    ctx.tracker.pipeline_metrics(report.summary())
+    for name in ("index.html", "leaderboard.json", "leaderboard.md"):
+        ctx.tracker.pipeline_artifact(out / name, "report")
+    ctx.note("report", rows=len(report.board.rows), columns=len(report.board.columns), first=report.board.rows[0].run)
+    for line in report.board.troubles:
+        ctx.warn(line)
+    print("\n" + as_text(report.board), flush=True)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(STAGE, run))

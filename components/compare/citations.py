@@ -1,0 +1,37 @@
+"""Whose ideas the methods and evaluations are."""
+
+from __future__ import annotations
+
+METHODS = {
+    "dino": ("Caron et al., Emerging Properties in Self-Supervised Vision Transformers, ICCV 2021", "2104.14294"),
+    "ibot": ("Zhou et al., iBOT: Image BERT Pre-Training with Online Tokenizer, ICLR 2022", "2111.07832"),
+    "odis": ("Object-level Self-Distillation for Vision Pretraining (ODIS), 2025", "2506.05409"),
+    "cross_time_ibot": ("Zhou et al., iBOT: Image BERT Pre-Training with Online Tokenizer, ICLR 2022", "2111.07832"),
+    "cross_time_odis": ("Object-level Self-Distillation for Vision Pretraining (ODIS), 2025", "2506.05409"),
+    "dora": (
+        "Venkataramanan et al., Is ImageNet worth 1 video? Learning strong image encoders from 1 long unlabelled "
+        "video, ICLR 2024",
+        "2310.08584",
+    ),
+    "timet": (
+        "Salehi et al., Time Does Tell: Self-Supervised Time-Tuning of Dense Image Representations, ICCV 2023",
+        "2308.11796",
+    ),
+    "tcore": (
+        "Liu et al., When the Future Becomes the Past: Taming Temporal Correspondence for Self-supervised Video "
+        "Representation Learning, CVPR 2025",
+        "2503.15096",
+    ),
+    "next_frame": ("Simon, Kim, Yeom, self-distillation towards the next frame of a video, 2025", "2507.19272"),
+}
+TASKS = {
+    "knn": ("k-NN on frozen features as in Caron et al., ICCV 2021", "2104.14294"),
+    "vos": ("Pont-Tuset et al., The 2017 DAVIS Challenge on Video Object Segmentation, 2017", "1704.00675"),
+    "linear_seg": ("linear segmentation of frozen patch features as in Salehi et al., ICCV 2023", "2308.11796"),
+}
+
+
+def cited(methods: list[str], tasks: list[str]) -> list[tuple[str, str, str]]:
+    """(name, text, arXiv number) of each method and task that has one, in the order given, each paper once a name."""
+    known = {**{m: METHODS[m] for m in methods if m in METHODS}, **{t: TASKS[t] for t in tasks if t in TASKS}}
+    return [(name, text, number) for name, (text, number) in known.items()]
