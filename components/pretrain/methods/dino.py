@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from components.pretrain.blocks.centre import Centre
@@ -43,7 +44,9 @@ class DINO(Method):
     name = "dino"
 
     class Args(DistillationArgs, CropArgs):
-        """Published values of the vanilla ViT-S/16 run."""
+        """Published values of the vanilla ViT-S/16 run; longer runs train the gain and warm the temperature up."""
+
+        train_gain: bool = Field(False, description="train the prototypes' gain (norm_last_layer false in DINO's code)")
 
     def __init__(self, args: Args, build_encoder: EncoderFactory, epochs: float) -> None:
         super().__init__()
