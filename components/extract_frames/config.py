@@ -17,7 +17,7 @@ class CutParams(Params):
         gt=0,
         le=100,
         description="percent of full scale by which the mean luma difference of two frames must jump: cuts of real "
-        "clips score 10-27, a steady moving camera below 4, a shaken one now and then 18 (a false mark only costs pairs)",
+        "clips score 10-27, a moving camera below 4, a shaken one up to 18 (a false mark only costs some pairs)",
     )
 
 

@@ -79,7 +79,9 @@ def test_any_tar_tool_opens_the_shards(store):
 
 def test_same_input_same_bytes(store, tmp_path):
     again = write(tmp_path / "again")
-    assert {f.name: f.read_bytes() for f in store.path.iterdir()} == {f.name: f.read_bytes() for f in again.path.iterdir()}
+    assert {f.name: f.read_bytes() for f in store.path.iterdir()} == {
+        f.name: f.read_bytes() for f in again.path.iterdir()
+    }
     assert again.fingerprint == store.fingerprint
 
 

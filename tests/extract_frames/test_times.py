@@ -81,9 +81,13 @@ def test_times_start_at_the_first_frame(extraction, clip):
 
 def test_times_past_a_thousand_seconds_keep_all_their_digits(extraction):
     """ffmpeg prints six digits; a frame at 4000.04 s must not become one at 4000."""
-    numbered(extraction.videos / "long.mp4", "-vf", "setpts=PTS+gte(N\\,10)*4000/TB", "-fps_mode", "passthrough", seconds=1)
+    numbered(
+        extraction.videos / "long.mp4", "-vf", "setpts=PTS+gte(N\\,10)*4000/TB", "-fps_mode", "passthrough", seconds=1
+    )
     _, frames = extraction.rows(fps=25.0)
-    expected = [n / 25 + (4000 if n >= 10 else 0) for n in range(25)]
+    found = numbers(frames["long.mp4"])
+    assert len(found) >= 24  # one version's encoder swallows the last
+    expected = [n / 25 + (4000 if n >= 10 else 0) for n in found]
     assert [row["pts_s"] for row in frames["long.mp4"]] == pytest.approx(expected, abs=1e-6)
 
 

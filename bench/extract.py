@@ -1,0 +1,109 @@
+"""How close extract_frames comes to decoding alone: `python -m bench.extract [--videos DIR]`.
+
+Both run over the same files with the same number of single-thread ffmpeg processes, in turns. "bare" is
+`ffmpeg -threads 1 -i FILE -f null -`; "stage" is the whole stage, from the walk over the folder to the finished frame
+store, hashing of the inputs included. Without --videos, 720p H.264 at 3 Mbit/s is rendered first.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import json
+import os
+import re
+import statistics
+import subprocess
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from components.common.ffmpeg import ffmpeg_exe
+from components.common.stage import main as run_stage
+from components.extract_frames.__main__ import STAGE, run
+from components.extract_frames.find import Source, find_sources
+
+FLOOR = 0.85
+CORES = len(os.sched_getaffinity(0))
+QUIET = ["-hide_banner", "-nostdin"]
+
+
+def render(folder: Path, seconds: float) -> None:
+    """Two clips a core: moving pattern with film grain, so that there is something to decode."""
+    picture = f"testsrc2=s=1280x720:r=30:d={seconds},noise=alls=12:allf=t"
+    h264 = ["-c:v", "libx264", "-preset", "veryfast", "-b:v", "3M", "-g", "60", "-pix_fmt", "yuv420p"]
+    command = [ffmpeg_exe(), *QUIET, "-v", "error", "-f", "lavfi", "-i", picture, *h264, str(folder / "0.mp4")]
+    subprocess.run(command, check=True)
+    for copy in range(1, 2 * CORES):
+        (folder / f"{copy}.mp4").write_bytes((folder / "0.mp4").read_bytes())
+
+
+def decode(source: Source) -> int:
+    """Decode one file on one thread and throw the frames away; returns their number."""
+    command = [ffmpeg_exe(), *QUIET, "-threads", "1", "-i", f"file:{source.path}", "-map", "0:V:0", "-f", "null", "-"]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+    return int(re.findall(r"frame= *(\d+)", said)[-1])
+
+
+def bare(sources: list[Source]) -> tuple[float, int]:
+    """(seconds, frames) of decoding alone."""
+    start = time.perf_counter()
+    with ThreadPoolExecutor(CORES) as pool:
+        frames = sum(pool.map(decode, sorted(sources, key=lambda s: -s.size)))
+    return time.perf_counter() - start, frames
+
+
+def stage(videos: Path, params: dict[str, object]) -> tuple[float, int]:
+    """(seconds, frames stored) of the stage, started from nothing."""
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ |= {"LONGTAKE_CACHE": f"{folder}/cache", "LONGTAKE_TRACKING": "off"}
+        where = ["--corpus", "bench", "--videos", str(videos), "--frames", f"{folder}/frames"]
+        start = time.perf_counter()
+        with contextlib.redirect_stdout(io.StringIO()):
+            code = run_stage(STAGE, run, [*where, "--params-json", json.dumps(params)])
+        if code:
+            raise SystemExit(code)
+        seconds = time.perf_counter() - start
+        return seconds, int(json.loads(Path(folder, "frames", "store.json").read_text())["frames"])
+
+
+def compare(videos: Path, params: dict[str, object], rounds: int) -> float:
+    """Print a line a round; returns the median of bare time / stage time."""
+    sources = find_sources(videos)
+    stage(videos, params)  # warms the page cache and Python's imports
+    ratios = []
+    print(f"{len(sources)} videos, {CORES} processes, {params}")
+    print("round   bare s  source frames/s   stage s  source frames/s  stored  ratio")
+    for number in range(rounds):
+        alone, frames = bare(sources)
+        ours, stored = stage(videos, params)
+        ratios.append(alone / ours)
+        line = f"{number:5d}  {alone:7.2f}  {frames / alone:15.0f}  {ours:8.2f}  {frames / ours:15.0f}"
+        print(f"{line}  {stored:6d}  {ratios[-1]:5.2f}", flush=True)
+    return statistics.median(ratios)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--videos", type=Path, help="a folder of videos")
+    parser.add_argument("--seconds", type=float, default=20.0, help="length of a rendered clip")
+    parser.add_argument("--fps", type=float, default=2.0, help="frames a second that are taken")
+    parser.add_argument("--short-side", type=int, default=256, help="pixels")
+    parser.add_argument("--cuts", action="store_true", help="look for hard cuts as well")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--check", action="store_true", help=f"fail below {FLOOR}")
+    args = parser.parse_args()
+    params: dict[str, object] = {"mode": "fps", "fps": args.fps, "short_side_px": args.short_side}
+    params["cuts"] = {} if args.cuts else None
+    with tempfile.TemporaryDirectory() as folder:
+        if args.videos is None:
+            render(Path(folder), args.seconds)
+        ratio = compare(args.videos or Path(folder), params, args.rounds)
+    print(f"median ratio {ratio:.3f} (at least {FLOOR} is wanted)")
+    return int(args.check and ratio < FLOOR)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

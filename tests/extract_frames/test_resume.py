@@ -1,0 +1,143 @@
+"""The same bytes whatever happened on the way: kills, the number of workers, the order of finishing."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from components.common.errors import ExitCode, StageError
+from components.extract_frames import video
+from components.extract_frames.command import build_command
+from components.extract_frames.config import ExtractParams
+from components.extract_frames.find import find_sources
+from components.extract_frames.parts import Parts
+from tests.extract_frames.clips import encode
+
+ROOT = Path(__file__).resolve().parents[2]
+PARAMS = {"mode": "fps", "fps": 10, "short_side_px": 64, "max_bad_share": 0.5, "cuts": {}, "shard_mb": 1}
+
+
+def content(store):
+    return {file.name: file.read_bytes() for file in store.iterdir()}
+
+
+@pytest.fixture
+def corpus(extraction):
+    for n in range(6):
+        encode(extraction.videos / f"{n % 2}" / f"{n}.mp4", f"testsrc2=s=160x120:r=25:d={1 + n / 2}")
+    (extraction.videos / "broken.mp4").write_text("not a video")
+    return extraction
+
+
+def start(corpus, name, workers=1):
+    """The stage as a user starts it; its cache is named after the output, so that each has its own past."""
+    given = json.dumps({**PARAMS, "workers": workers})
+    command = [sys.executable, "-m", "components.extract_frames", "--corpus", "c", "--videos", corpus.videos]
+    env = {**os.environ, "LONGTAKE_CACHE": str(corpus.root / f"cache-{name}"), "PYTHONPATH": str(ROOT)}
+    where = ["--frames", corpus.root / name, "--params-json", given]
+    return subprocess.Popen([*command, *where], env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def finished_parts(corpus, name):
+    return len(list((corpus.root / f"cache-{name}").rglob("*.parquet")))
+
+
+def kill_and_wait(process, how):
+    process.send_signal(how)
+    return process.wait(timeout=30)
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
+def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(corpus, how):
+    assert corpus(**PARAMS, workers=2) == ExitCode.OK
+    process = start(corpus, "killed")
+    while finished_parts(corpus, "killed") < 2 and process.poll() is None:
+        time.sleep(0.005)
+    assert kill_and_wait(process, how) != 0
+    assert not (corpus.root / "killed").exists()
+    before = finished_parts(corpus, "killed")
+    assert 2 <= before < 6
+    assert start(corpus, "killed").wait() == 0
+    assert content(corpus.root / "killed") == content(corpus.place)
+
+
+@pytest.mark.slow
+def test_kills_at_random_instants(corpus):
+    assert corpus(**PARAMS, workers=2) == ExitCode.OK
+    rng, kills = random.Random(0), 0
+    for _ in range(15):
+        process = start(corpus, "killed", workers=1 + kills % 2)
+        try:
+            process.wait(timeout=rng.uniform(0.2, 2.5))
+        except subprocess.TimeoutExpired:
+            kills += kill_and_wait(process, signal.SIGKILL) != 0
+    assert kills
+    assert start(corpus, "killed").wait() == 0
+    assert content(corpus.root / "killed") == content(corpus.place)
+
+
+def test_a_finished_video_is_not_decoded_again(corpus, monkeypatch, capsys):
+    decoded = []
+    extract = video.Decoder.extract
+
+    def die_at_the_fourth(self, source, jpegs):
+        if len(decoded) == 3:
+            raise KeyboardInterrupt
+        decoded.append(source.name)
+        return extract(self, source, jpegs)
+
+    monkeypatch.setattr(video.Decoder, "extract", die_at_the_fourth)
+    assert corpus(**PARAMS, workers=1) == ExitCode.INTERRUPTED
+    done, decoded[:] = list(decoded), ["", ""]
+    monkeypatch.setattr(video.Decoder, "extract", lambda *args: decoded.append(args[1].name) or extract(*args))
+    assert corpus(**PARAMS, workers=1) == ExitCode.OK
+    assert not set(done) & set(decoded)
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_an_ffmpeg_that_is_killed_makes_no_short_video(corpus, monkeypatch, how):
+    """ffmpeg ends in good order at SIGTERM and leaves half a video; it must not pass for a whole one."""
+
+    def endless(*args):
+        command = build_command(*args)
+        at = command.index("-i")
+        return [*command[:at], "-stream_loop", "-1", *command[at:]]
+
+    monkeypatch.setattr(video, "build_command", endless)
+    decoder, parts = video.Decoder(ExtractParams(**PARAMS)), Parts(corpus.root)
+    source = find_sources(corpus.videos)[0]
+    with ThreadPoolExecutor(1) as pool:
+        job = pool.submit(parts.make, source, decoder)
+        while not decoder._running:
+            time.sleep(0.005)
+        time.sleep(0.3)
+        next(iter(decoder._running)).send_signal(how)
+        with pytest.raises(StageError, match="ffmpeg was killed"):
+            job.result(timeout=20)
+    assert not parts.has(source)
+    assert not list(parts.folder.iterdir())
+
+
+@pytest.mark.skipif(
+    not Path("/proc/self/mounts").exists() or os.geteuid() != 0, reason="mounting a small disk needs root"
+)
+def test_a_full_disk_is_said_so_and_harms_nothing(corpus, capsys, monkeypatch):
+    small = corpus.root / "small"
+    small.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", small], capture_output=True).returncode:
+        pytest.skip("this machine lets nobody mount")
+    try:
+        monkeypatch.setenv("LONGTAKE_CACHE", str(small / "cache"))
+        assert corpus(**PARAMS, workers=2) == ExitCode.NO_ROOM
+        assert "the disk is full" in capsys.readouterr().err
+        assert not corpus.place.exists()
+        assert not list(small.rglob("*.partial"))
+    finally:
+        subprocess.run(["umount", small], check=True)
