@@ -42,7 +42,8 @@ def build_draw(name: str, draw: Draw, table: FrameTable, usable: np.ndarray, par
     else:
         rows = at_offsets(table, anchors, draw.offsets_s, params.tolerance_s)
     if not len(rows):
-        raise StageError(_why_empty(name, draw, table, params), where="index.draws")
+        do = "extract at a higher rate, or ask for times that are multiples of the frame spacing"
+        raise StageError(_why_empty(name, draw, table, params), where="index.draws", do=do)
     if params.max_anchors is not None and len(rows) > params.max_anchors:
         chance = uniform(table, params.seed, f"{name}/anchors", 1)[rows[:, draw.anchor], 0]
         rows = rows[np.sort(np.argsort(chance, kind="stable")[: params.max_anchors])]
@@ -112,8 +113,8 @@ class _Line:
 
     def nearest(self, wanted: np.ndarray) -> np.ndarray:
         """Frame nearest to each wanted time, the earlier of two equally near."""
-        after = np.searchsorted(self.time, wanted, side="left").clip(1, len(self.time) - 1) if len(self.time) > 1 else 0
-        before = np.maximum(np.asarray(after) - 1, 0)
+        after = np.searchsorted(self.time, wanted).clip(max=len(self.time) - 1)
+        before = np.maximum(after - 1, 0)
         return np.where(self.time[after] - wanted < wanted - self.time[before], after, before)
 
 
@@ -134,9 +135,8 @@ def _why_empty(name: str, draw: Draw, table: FrameTable, params: IndexParams) ->
         times = ", ".join(f"{offset:g}" for offset in draw.offsets_s)
         wanted = f"{len(draw.offsets_s)} frames at [{times}] s within {params.tolerance_s:g} s"
     if not same.any():
-        return f"draw '{name}' is empty, no {wanted}: no cut-free stretch has two frames"
+        return f"draw '{name}' is empty, no {wanted}; no cut-free stretch has two frames"
     gap_s = float(np.median(np.diff(pts)[same]))
     longest_s = float((pts[table.segment_end - 1] - pts[table.segment_start]).max())
     have = f"frames are {gap_s:.3g} s apart and the longest stretch without a cut is {longest_s:.3g} s"
-    advice = "extract at a higher rate, or ask for times that are multiples of that"
-    return f"draw '{name}' is empty, no {wanted}: {have}; {advice}"
+    return f"draw '{name}' is empty, no {wanted}; {have}"

@@ -161,7 +161,7 @@ def test_max_anchors_takes_a_seeded_subset_in_order() -> None:
 def test_an_empty_draw_says_why() -> None:
     table = make_table([[[0.0, 1.0, 2.0, 3.0]]])
     with pytest.raises(
-        StageError, match=r"draw 'd' is empty, no 2 frames at \[0, 0.5\] s within 0.05 s: frames are 1 s"
+        StageError, match=r"draw 'd' is empty, no 2 frames at \[0, 0.5\] s within 0.05 s; frames are 1 s"
     ):
         build({"offsets_s": [0, 0.5]}, table)
     with pytest.raises(StageError, match=r"longest stretch without a cut is 3 s"):

@@ -21,7 +21,7 @@ from .conftest import jpeg, picture, shifted
 
 LIMIT = FingerprintParams().max_distance_bits
 TEXTURE = FingerprintParams().min_texture
-VIDEOS = Path("../shared/data/videos")
+VIDEOS = Path(__file__).resolve().parents[3] / "shared" / "data" / "videos"
 
 
 def bits(a: np.ndarray, b: np.ndarray) -> int:

@@ -11,11 +11,14 @@ import pytest
 from PIL import Image
 
 from components.common.clip_index import EXCLUDED, TRAIN, ClipIndex
+from components.common.frame_store import Frame, FrameStoreWriter, VideoRow
 from components.common.stage import main
 from components.index.__main__ import STAGE, run
 from components.index.leakage import benchmark_files
 
 from .conftest import jpeg, make_store, picture, shifted
+
+VIDEOS = Path(__file__).resolve().parents[3] / "shared" / "data" / "videos"
 
 
 @pytest.fixture
@@ -71,6 +74,34 @@ def test_the_copied_clip_is_found_and_left_out(world: Path, capfd: pytest.Captur
     assert json.loads(Path("out/c/stats.json").read_text())["videos"] == {
         "all": 3, "bad": 0, "copies": 0, "excluded": 1, "train": 2, "val": 0,
     }  # fmt: skip
+
+
+def frames_of(file: Path, first: int, step: int, n: int, side: int) -> list[np.ndarray]:
+    """`n` frames of a video file, RGB, scaled to a short side."""
+    capture, images = cv2.VideoCapture(str(file)), []
+    for number in range(first + step * (n - 1) + 1):
+        ok = capture.grab()
+        assert ok, (file, number)
+        if number >= first and (number - first) % step == 0:
+            bgr = capture.retrieve()[1]
+            height, width = bgr.shape[:2]
+            size = round(width * side / min(height, width)), round(height * side / min(height, width))
+            images.append(np.ascontiguousarray(cv2.resize(bgr, size, interpolation=cv2.INTER_AREA)[:, :, ::-1]))
+    return images
+
+
+@pytest.mark.skipif(not VIDEOS.is_dir(), reason="the real clips are not on this machine")
+def test_a_real_clip_cut_out_and_compressed_again_is_found(world: Path) -> None:
+    with FrameStoreWriter(world / "frames") as store:
+        for name in ("sam2_bedroom", "drive_solidWhiteRight", "bikes_multishot"):
+            images = frames_of(VIDEOS / f"{name}.mp4", 0, 5, 20, side=256)
+            store.add(VideoRow(name, f"{name}.mp4"), [Frame(jpeg(im), i / 5, 5 * i) for i, im in enumerate(images)])
+    stolen = frames_of(VIDEOS / "drive_solidWhiteRight.mp4", 13, 3, 16, side=120)
+    for number, image in enumerate(stolen):
+        (world / "benchmarks" / "vos" / "JPEGImages" / f"{number}.jpg").write_bytes(jpeg(image, 40))
+    assert index("--set", "draws.pair.offsets_s=[0, 0.4]") == 0
+    assert leakage()["excluded_videos"] == ["drive_solidWhiteRight"]
+    assert leakage()["benchmarks"]["vos"]["matching_images"] >= 2
 
 
 def test_warn_keeps_the_video(world: Path, capfd: pytest.CaptureFixture[str]) -> None:
