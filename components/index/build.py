@@ -37,7 +37,11 @@ def build_index(params: IndexParams, ctx: Context) -> dict[str, Any]:
     # Draws before fingerprints: a wrong gap is told in a second, not after an hour of decoding.
     draws = _draws(table, split, params)
     prints = frame_prints(table, store, params.fingerprint, ctx)
-    leaks = check_benchmarks(benchmarks, prints, table, params.fingerprint, ctx) if benchmarks is not None else {}
+    leaks: dict[str, Leak] = {}
+    if benchmarks is None:
+        ctx.warn("no benchmarks folder, so leakage into benchmarks was not checked")
+    else:
+        leaks = check_benchmarks(benchmarks, prints, table, params.fingerprint, ctx)
     leaking = np.unique(np.concatenate([np.zeros(0, np.int64), *(leak.videos for leak in leaks.values())]))
     excluded = _judge(leaks, leaking, table, params, ctx)
     if len(excluded):
@@ -46,7 +50,7 @@ def build_index(params: IndexParams, ctx: Context) -> dict[str, Any]:
 
     save_array(out / "fingerprints.npy", prints)
     _write(table, split, draws, out, params, store.fingerprint)
-    _write_leakage(ctx.outputs["leakage"], leaks, _names(table, split), params)
+    _write_leakage(ctx.outputs["leakage"], leaks, benchmarks is not None, _names(table, split), params)
     write_contact_sheet(out / "contact_sheet.jpg", table, store, draws, params.contact_sheet, params.seed)
     stats = statistics(table, split, prints, draws, params.fingerprint)
     write_text(out / "stats.json", _json(stats))
@@ -104,8 +108,9 @@ def _names(table: FrameTable, split: np.ndarray) -> list[str]:
     return [table.keys[video] for video in np.flatnonzero(split == EXCLUDED).tolist()]
 
 
-def _write_leakage(file: Path, leaks: dict[str, Leak], excluded: list[str], params: IndexParams) -> None:
+def _write_leakage(file: Path, leaks: dict[str, Leak], checked: bool, excluded: list[str], params: IndexParams) -> None:
     report = {
+        "checked": checked,
         "on_leak": params.on_leak,
         "max_distance_bits": params.fingerprint.max_distance_bits,
         "every_s": params.fingerprint.every_s,

@@ -58,6 +58,7 @@ def drawn_videos() -> set[int]:
 def test_the_copied_clip_is_found_and_left_out(world: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert index() == 0
     report = leakage()
+    assert report["checked"] is True
     vos, knn = report["benchmarks"]["vos"], report["benchmarks"]["knn"]
     assert vos["training_videos"] == report["excluded_videos"] == ["clip1"]
     assert (vos["images"], vos["images_checked"]) == (8, 8)
@@ -130,8 +131,10 @@ def test_when_every_video_leaks(world: Path, capfd: pytest.CaptureFixture[str]) 
     assert "no video is left to train on: 3 occur in a benchmark, 0 are held out" in capfd.readouterr().err
 
 
-def test_without_benchmarks(world: Path) -> None:
+def test_without_benchmarks(world: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert index(benchmarks=None) == 0
+    assert "leakage into benchmarks was not checked" in capfd.readouterr().err
+    assert leakage()["checked"] is False
     assert leakage()["benchmarks"] == {}
     assert drawn_videos() == {0, 1, 2}
 
