@@ -18,9 +18,9 @@ def voc_palette() -> NDArray[np.uint8]:
     """(256, 3) PASCAL VOC colours: the bits of the index, spread over red, green and blue."""
     palette = np.zeros((256, 3), np.uint8)
     index = np.arange(256)
-    for bit in range(8):
+    for place in range(3):
         for channel in range(3):
-            palette[:, channel] |= (((index >> (3 * (bit % 3) + channel)) & 1) << (7 - bit)).astype(np.uint8)
+            palette[:, channel] |= (((index >> (3 * place + channel)) & 1) << (7 - place)).astype(np.uint8)
     return palette
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -21,20 +23,22 @@ def write_video(frames: Iterable[NDArray[np.uint8]], file: Path, params: WorldPa
     One thread and no time of writing in the header: the same frames give the same bytes.
     """
     count = 0
-    with subprocess.Popen(_command(file, params), stdin=subprocess.PIPE, stderr=subprocess.PIPE) as ffmpeg:
-        assert ffmpeg.stdin is not None and ffmpeg.stderr is not None
-        try:
+    with tempfile.TemporaryFile() as words:
+        # a broken pipe means that ffmpeg has ended; why is in its own words
+        with (
+            contextlib.suppress(BrokenPipeError),
+            subprocess.Popen(_command(file, params), stdin=subprocess.PIPE, stderr=words) as ffmpeg,
+        ):
+            assert ffmpeg.stdin is not None
             for frame in frames:
                 # planar 4:2:0 is half the bytes of BGR through the pipe, and spares ffmpeg the conversion
                 ffmpeg.stdin.write(cv2.cvtColor(frame, cv2.COLOR_BGR2YUV_I420).data)
                 count += 1
-            ffmpeg.stdin.close()
-        except BrokenPipeError:
-            pass  # ffmpeg has ended; its own words follow
-        said = ffmpeg.stderr.read().decode(errors="replace").strip()
+        words.seek(0)
+        said = " ".join(words.read().decode(errors="replace").split())
     if ffmpeg.returncode:
         code = ExitCode.NO_ROOM if "No space left" in said else ExitCode.CRASH
-        raise StageError(f"ffmpeg could not write a video, {' '.join(said.split())}", where=file.name, code=code)
+        raise StageError(f"ffmpeg could not write a video, {said}", where=file.name, code=code)
     return count
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import multiprocessing.connection
 import os
+import signal
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -29,6 +30,7 @@ def run_jobs(jobs: Sequence[Runnable], workers: int) -> Iterator[int]:
         return
     # spawn, not fork: the stage has threads of its own (tracking), and a fork copies their locks as they are
     context = multiprocessing.get_context("spawn")
+    before = set(multiprocessing.active_children())
     with ProcessPoolExecutor(count, mp_context=context, initializer=_start) as pool:
         try:
             yield from _results(pool, jobs, 2 * count)
@@ -36,7 +38,9 @@ def run_jobs(jobs: Sequence[Runnable], workers: int) -> Iterator[int]:
             do = "is there memory for this many workers?"
             raise StageError("a worker was killed", do=do, code=ExitCode.NO_ROOM) from None
         except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
+            # an interrupt or an error: do not wait for clips that nobody will use
+            for worker in set(multiprocessing.active_children()) - before:
+                worker.terminate()
             raise
 
 
@@ -56,6 +60,7 @@ def _results(pool: ProcessPoolExecutor, jobs: Sequence[Runnable], ahead: int) ->
 
 
 def _start() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
     _quiet()
     threading.Thread(target=_end_with_parent, daemon=True).start()
 

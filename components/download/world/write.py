@@ -32,20 +32,17 @@ class Job:
     def run(self) -> int:
         """Render unless it was done before; returns the number of frames drawn."""
         partial = self.place.with_name(f".{self.place.name}.{os.getpid()}{PARTIAL}")
-        remove(partial)
         partial.mkdir(parents=True)
-        facts = WRITERS[self.layout].write(self.clip, partial)
-        (partial / FACTS).write_text(json.dumps(facts), encoding="utf-8")
-        put_in_place(partial, self.place)
+        try:
+            facts = WRITERS[self.layout].write(self.clip, partial)
+            (partial / FACTS).write_text(json.dumps(facts), encoding="utf-8")
+            put_in_place(partial, self.place)
+        finally:
+            remove(partial)
         return int(facts["frames"])
 
     def facts(self) -> Facts:
         return dict(json.loads((self.place / FACTS).read_text(encoding="utf-8")))
-
-
-def count_clips(params: WorldParams) -> int:
-    """Clips of all layouts: the total that `write_world`'s progress counts to."""
-    return sum(len(WRITERS[name].clips(params)) for name in params.layouts)
 
 
 def write_world(params: WorldParams, out: Path, scratch: Path, progress: Progress) -> dict[str, Any]:
@@ -56,14 +53,17 @@ def write_world(params: WorldParams, out: Path, scratch: Path, progress: Progres
         out: empty folder.
         scratch: folder that survives kills and is kept for equal `params` only (`workers` may differ): finished clips
             wait there, and a later call takes them up.
-        progress: counts clips, see `count_clips`.
+        progress: counts clips; its total is set here.
 
     Returns:
         Clips and frames drawn, per layout.
     """
     jobs = {name: list(_jobs(name, params, scratch)) for name in params.layouts}
     everything = [job for own in jobs.values() for job in own]
+    for leftover in scratch.glob(f"*/.*{PARTIAL}"):  # of a run that was killed
+        remove(leftover)
     pending = [job for job in everything if not job.place.is_dir()]
+    progress.total = len(everything)
     progress.update(len(everything) - len(pending))
     drawn = 0
     for frames in run_jobs(pending, params.workers):
