@@ -82,7 +82,7 @@ def parse(model: type[P], section: Mapping[str, Any], where: str) -> P:
     try:
         return model.model_validate(section)
     except ValidationError as error:
-        raise StageError("; ".join(_explain(model, e) for e in error.errors()), where=where) from None
+        raise StageError("; ".join(_explain(model, section, e) for e in error.errors()), where=where) from None
 
 
 def nearest(word: str, known: list[str]) -> str:
@@ -93,14 +93,29 @@ def nearest(word: str, known: list[str]) -> str:
     return f"; known: {', '.join(sorted(map(str, known)))}" if known else ""
 
 
-def _explain(model: type[BaseModel], error: Any) -> str:
-    path = [str(part) for part in error["loc"]]
+def _explain(model: type[BaseModel], section: Mapping[str, Any], error: Any) -> str:
+    path = _keys(section, error["loc"])
     name = ".".join(path)
     if error["type"] == "extra_forbidden":
         return f"unknown key '{name}'{nearest(path[-1], _fields_at(model, path[:-1]))}"
     if error["type"] == "missing":
         return f"missing key '{name}'"
     return f"'{name}' = {error['input']!r}: {error['msg'][0].lower()}{error['msg'][1:]}"
+
+
+def _keys(section: Mapping[str, Any], location: tuple[str | int, ...]) -> list[str]:
+    """The keys of a pydantic location as the user wrote them; the names of union members among them are left out."""
+    keys: list[str] = []
+    value: Any = section
+    for i, part in enumerate(location):
+        last = i + 1 == len(location)
+        if isinstance(value, Mapping) and (part in value or last):
+            keys.append(str(part))
+            value = value.get(part)
+        elif isinstance(value, list | tuple) and isinstance(part, int) and part < len(value):
+            keys.append(str(part))
+            value = value[part]
+    return keys
 
 
 def _fields_at(model: type[BaseModel], path: list[str]) -> list[str]:

@@ -157,8 +157,6 @@ def _input(port: Port, name: str, value: str | None) -> Path | None:
     if port.name_ok and not path.exists():
         return path
     if not path.exists():
-        if port.optional:
-            return None
         raise StageError(f"input '{name}' does not exist", where=path, do="run the stage that makes it first")
     if port.kind == "dir" and not path.is_dir() and not port.name_ok:
         raise StageError(f"input '{name}' must be a folder", where=path)

@@ -11,10 +11,15 @@ class Inner(Params):
     gap_s: float = Field(0.5, gt=0)
 
 
+class Far(Params):
+    far_s: float
+
+
 class Model(StageParams):
     epochs: int = Field(1, ge=0)
     inner: Inner = Inner()
     many: list[Inner] = []
+    either: Inner | Far = Inner()
 
 
 def test_an_unknown_key_names_the_nearest_known_one():
@@ -26,6 +31,13 @@ def test_an_unknown_key_names_the_nearest_known_one():
 def test_an_unknown_key_is_found_at_any_depth(section):
     with pytest.raises(StageError, match="did you mean 'gap_s'"):
         parse(Model, section, "here")
+
+
+def test_the_members_of_a_union_are_not_part_of_a_key():
+    with pytest.raises(StageError) as caught:
+        parse(Model, {"either": {"gap_s": "x"}}, "here")
+    assert "'either.gap_s' = 'x'" in str(caught.value)
+    assert "Inner" not in str(caught.value)
 
 
 def test_a_value_out_of_range_names_key_value_and_range():
