@@ -13,6 +13,7 @@ class CompareParams(StageParams):
     baseline: str = Field("random", description="run that differences are taken to")
     methods: list[str] = Field([], description="rows expected besides those found; one without metrics is shown so")
     tasks: list[str] = Field([], description="columns expected besides those found, in this order")
+    registered_model: str = Field("longtake-encoder", min_length=1, description="as in promote.model")
     title: str = Field("Image encoders from unlabelled video", min_length=1)
     pictures_per_task: int = Field(6, ge=0, description="pictures of one task shown side by side")
     picture_max_kib: float = Field(2048, gt=0, description="larger pictures stay in the results folder")

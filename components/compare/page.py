@@ -45,7 +45,7 @@ class Album:
         self.params, self.left = params, params.page_max_mib * 2**20
 
     def show(self, run: str, file: Path, alt: str) -> dict[str, str]:
-        """A picture for the template; one that is too large is named instead."""
+        """A picture for the template, captioned with the run or else with `alt`; one too large is named instead."""
         size = file.stat().st_size
         if size > self.params.picture_max_kib * 1024 or size > self.left:
             why = f"{file.parent.name}/{file.name}: {size / 2**20:.1f} MiB, not copied into this page"
@@ -85,7 +85,7 @@ def model_view(model: Model, album: Album) -> dict[str, Any]:
         "sha256": model.sha256,
         "sentence": _sentence(model),
         "details": json.dumps(shown, indent=2, sort_keys=True),
-        "pictures": [album.show(file.stem, file, f"{file.stem} of {model.run}") for file in model.pictures],
+        "pictures": [album.show("", file, file.stem) for file in model.pictures],
     }
 
 

@@ -60,6 +60,7 @@ class Report:
         album = Album(self.params)
         page = render(
             title=self.params.title,
+            registered=self.params.registered_model,
             lead=lead(self.board),
             board=self.board,
             themes={"light": self.hues, "dark": dark(self.hues, plots.PALETTE)},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +28,14 @@ SCORES = {
 class Finished:
     """metrics/, results/ and models/ below one folder."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, fill: bool = True) -> None:
         self.root, self.rng = root, np.random.default_rng(0)
         self.metrics, self.results, self.models = root / "metrics", root / "results", root / "models"
         self.report, self.params = root / "report", root / "params.yaml"
+        if fill:
+            self._fill()
+
+    def _fill(self) -> None:
         for folder in (self.metrics, self.results, self.models):
             folder.mkdir()
         self.set_params({})
@@ -109,9 +114,14 @@ class Finished:
         Image.fromarray(small).resize((320, 192), Image.Resampling.BICUBIC).save(file)
 
     def _gif(self, file: Path, n: int) -> None:
-        small = [self.rng.integers(0, 255, (4, 8, 3), dtype=np.uint8) for _ in range(n)]
-        frames = [Image.fromarray(f).resize((240, 120), Image.Resampling.BICUBIC) for f in small]
+        palette = self.rng.integers(0, 256, 16 * 3).tolist()
+        frames = [Image.fromarray(f).resize((240, 120), Image.Resampling.NEAREST) for f in self._indices(n)]
+        for frame in frames:  # indexed from the start: Pillow's search for a palette takes a second a frame
+            frame.putpalette(palette)
         frames[0].save(file, save_all=True, append_images=frames[1:], duration=150, loop=0)
+
+    def _indices(self, n: int) -> list[np.ndarray]:
+        return [self.rng.integers(0, 16, (30, 60), dtype=np.uint8) for _ in range(n)]
 
     @property
     def argv(self) -> list[str]:
@@ -119,9 +129,15 @@ class Finished:
         return [part for name, path in {**known, "report": self.report}.items() for part in (f"--{name}", str(path))]
 
 
+@pytest.fixture(scope="session")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return Finished(tmp_path_factory.mktemp("finished")).root
+
+
 @pytest.fixture
-def finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Finished:
+def finished(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Finished:
     """A Finished pipeline; nothing is forwarded to MLflow."""
     monkeypatch.setenv("LONGTAKE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("LONGTAKE_TRACKING", "off")
-    return Finished(tmp_path)
+    shutil.copytree(template, tmp_path, dirs_exist_ok=True)
+    return Finished(tmp_path, fill=False)
