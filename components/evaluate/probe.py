@@ -18,7 +18,7 @@ Batch = Callable[[NDArray[np.int64]], tuple[Tensor, Tensor]]  # picture numbers 
 
 @dataclass(frozen=True)
 class Schedule:
-    """SGD with the learning rate cut once."""
+    """SGD, the rate multiplied by `drop_factor` every `drop_epoch` epochs."""
 
     epochs: int
     batch_size: int
@@ -73,22 +73,32 @@ def fit(head: nn.Module, n_images: int, batch: Batch, how: Schedule, seed: int) 
         how: the schedule.
         seed: of the order of pictures, where it is shuffled.
     """
-    sgd = torch.optim.SGD(head.parameters(), how.lr, momentum=how.momentum, weight_decay=how.weight_decay)
-    steps = torch.optim.lr_scheduler.StepLR(sgd, how.drop_epoch, how.drop_factor)
+    weights = list(head.parameters())
+    velocity = [torch.zeros_like(w) for w in weights]
     for epoch in range(how.epochs):
+        lr = how.lr * how.drop_factor ** (epoch // how.drop_epoch)
         rng = np.random.default_rng((seed, epoch))
         order = rng.permutation(n_images) if how.shuffle else np.arange(n_images)
         losses = []
         for start in range(0, n_images, how.batch_size):
             features, labels = batch(order[start : start + how.batch_size])
-            scores = logits(head, features, (labels.shape[1], labels.shape[2]))
-            loss = pixel_loss(scores, labels)
-            sgd.zero_grad()
-            loss.backward()
-            sgd.step()
+            loss = pixel_loss(logits(head, features, (labels.shape[1], labels.shape[2])), labels)
+            sgd_step(weights, velocity, torch.autograd.grad(loss, weights), lr, how)
             losses.append(loss.detach())
-        steps.step()
         yield float(torch.stack(losses).mean())
+
+
+@torch.no_grad()
+def sgd_step(
+    weights: list[nn.Parameter], velocity: list[Tensor], gradients: tuple[Tensor, ...], lr: float, how: Schedule
+) -> None:
+    """v <- momentum v + g + decay w;  w <- w - lr v.
+
+    Written out, since making a torch.optim optimiser loads PyTorch's compiler, which takes longer than this training.
+    """
+    for w, v, g in zip(weights, velocity, gradients, strict=True):
+        v.mul_(how.momentum).add_(g).add_(w, alpha=how.weight_decay)
+        w.sub_(v, alpha=lr)
 
 
 def pixel_loss(scores: Tensor, labels: Tensor) -> Tensor:

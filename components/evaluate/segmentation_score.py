@@ -66,6 +66,8 @@ def check_labels(labels: Labels, n_classes: int, file: Path) -> None:
 
 def score_folders(truth: Path, predicted: Path, n_classes: int, names: list[str] | None = None) -> dict[str, Any]:
     """Figures of `predicted/<name>.png` against `truth/<name>.png`, for the named pictures or all predicted ones."""
+    if not 2 <= n_classes <= VOID:
+        raise StageError(f"the number of classes must be 2 to {VOID}, got {n_classes}")
     for folder in (truth, predicted):
         if not folder.is_dir():
             raise StageError("no such folder", where=folder)

@@ -2,7 +2,7 @@
 
 Protocol of TimeT (arXiv:2308.11796), after Leopart (arXiv:2204.13101): input 448, a 1x1 convolution on the patch
 features after the final norm, upsampled to 100x100; cross entropy without void pixels; SGD 0.01, momentum 0.9, weight
-decay 1e-4, rate x0.1 every 20 of 50 epochs, batches of 60 in the order of the list, no augmentation; mIoU at 100x100 over
+decay 1e-4, rate x0.1 every 20 of 50 epochs, batches of 60 in the list's order, no augmentation; mIoU at 100x100 over
 all classes, background included. Without augmentation an image's features never change, so they are computed once.
 
 `miou_native` scores the written predictions, which have the pictures' own size.

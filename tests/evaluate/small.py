@@ -1,0 +1,120 @@
+"""Small benchmarks in their published layouts, and the stage run in this process."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from components.common.stage import main
+from components.evaluate.__main__ import STAGE, run
+from components.evaluate.images import pascal_palette
+
+DATA = Path(__file__).parents[2].parent / "shared" / "data"
+
+
+def real_data(name: str) -> Path:
+    """A folder of real clips, or a skip where it is absent."""
+    if not (DATA / name).is_dir():
+        pytest.skip(f"no real data here ({name})")
+    return DATA / name
+
+
+def write_image(file: Path, pixels: np.ndarray) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(file)
+
+
+def write_labels(file: Path, labels: np.ndarray) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    image = Image.fromarray(labels.astype(np.uint8))
+    image.putpalette(pascal_palette())
+    image.save(file)
+
+
+COLOURS = np.array([[200, 60, 50], [50, 90, 200], [60, 180, 80], [210, 190, 60], [140, 60, 170], [90, 200, 200]])
+
+
+def textured(rng: np.random.Generator, colour: np.ndarray, height: int, width: int) -> np.ndarray:
+    return np.clip(colour + rng.normal(0, 25, (height, width, 3)), 0, 255).astype(np.uint8)
+
+
+def imagenet(root: Path, n_classes: int = 6, n_train: int = 4, n_val: int = 2, side: int = 40) -> Path:
+    """Classes differ by colour."""
+    rng = np.random.default_rng(0)
+    for split, n in (("train", n_train), ("val", n_val)):
+        for c in range(n_classes):
+            for i in range(n):
+                write_image(root / split / f"class{c}" / f"{i}.png", textured(rng, COLOURS[c], side, side + 9))
+    return root
+
+
+def davis(root: Path, names: tuple[str, ...] = ("a", "b"), n_frames: int = 5, size: tuple[int, int] = (36, 52)) -> Path:
+    """Two squares that move over a plain ground; the larger one is object 1."""
+    rng = np.random.default_rng(1)
+    for name in names:
+        for t in range(n_frames):
+            labels = np.zeros(size, np.uint8)
+            labels[4:20, 2 + 3 * t : 18 + 3 * t] = 1
+            labels[20:30, 30 - t : 42 - t] = 2
+            pixels = textured(rng, COLOURS[3], *size)
+            for i in (1, 2):
+                pixels[labels == i] = textured(rng, COLOURS[i], *size)[labels == i]
+            write_image(root / "JPEGImages/480p" / name / f"{t:05d}.jpg", pixels)
+            write_labels(root / "Annotations/480p" / name / f"{t:05d}.png", labels)
+    write_list(root / "ImageSets/2017/val.txt", names)
+    return root
+
+
+def voc(root: Path, n_train: int = 6, n_val: int = 3, side: int = 48) -> Path:
+    """A square of class 1, 2 or 3 on a ground of class 0, with a void contour."""
+    rng = np.random.default_rng(2)
+    for split, n in (("train", n_train), ("val", n_val)):
+        names = [f"{split}{i}" for i in range(n)]
+        for i, name in enumerate(names):
+            labels = np.zeros((side, side + 8), np.uint8)
+            x, y = rng.integers(2, side // 2, 2)
+            labels[y : y + side // 2, x : x + side // 2] = 255
+            labels[y + 1 : y + side // 2 - 1, x + 1 : x + side // 2 - 1] = 1 + i % 3
+            pixels = textured(rng, COLOURS[5], *labels.shape)
+            inside = labels > 0
+            pixels[inside] = textured(rng, COLOURS[i % 3], *labels.shape)[inside]
+            write_image(root / "JPEGImages" / f"{name}.jpg", pixels)
+            write_labels(root / "SegmentationClass" / f"{name}.png", labels)
+        write_list(root / "ImageSets/Segmentation" / f"{split}.txt", names)
+    return root
+
+
+def write_list(file: Path, names: Any) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("\n".join(names))  # no newline at the end: such lists exist
+
+
+SMALL = {
+    "knn": {"resize_px": 32, "crop_px": 32, "batch_images": 5, "k": [1, 5, 200], "primary_k": 5, "chunk_rows": 7},
+    "vos": {"input_px": 32, "long_side_multiple_px": 8, "radius_cells": 3, "batch_images": 2, "gif_width_px": 40},
+    "linear_seg": {
+        "train_set": "train",
+        "train_masks": "SegmentationClass",
+        "num_classes": 4,
+        "input_px": 32,
+        "label_px": 24,
+        "epochs": 6,
+        "batch_size": 4,
+        "lr": 0.1,
+        "batch_images": 2,
+    },
+}
+
+
+def evaluate(folder: Path, task: str, model: Path | str, benchmark: Path, out: str = "out", **params: Any) -> int:
+    """Run the stage; its outputs are `<folder>/<out>.json` and `<folder>/<out>`."""
+    file = folder / "params.yaml"
+    file.write_text(yaml.safe_dump({"seed": 0, "evaluate": {task: {**SMALL[task], **params}}}))
+    argv = ["--params", str(file), "--method", "untrained", "--task", task, "--model", str(model)]
+    argv += ["--benchmark", str(benchmark), "--metrics", str(folder / f"{out}.json"), "--details", str(folder / out)]
+    return main(STAGE, run, argv)
