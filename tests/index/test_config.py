@@ -36,7 +36,7 @@ def test_three_kinds_of_draws() -> None:
         ({"offsets_s": [0, float("nan")]}, "finite"),
         ({"offsets_s": [0, 0.05]}, "0.05 s apart, not above twice tolerance_s"),
         ({"offset_s": [0]}, "a draw has `offsets_s`, or `n_frames` and `gap_s`, or `ranges_s`"),
-        ({"offsets_s": [0], "stride": 2}, "unknown key 'draws.d.offsets.stride'"),
+        ({"offsets_s": [0], "stride": 2}, "unknown key 'draws.d.stride'"),
         ({"n_frames": 1, "gap_s": 0.5}, "greater than 1"),
         ({"n_frames": 2}, "missing key"),
         ({"n_frames": 2, "gap_s": 0}, "greater than 0"),
