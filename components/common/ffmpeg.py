@@ -103,7 +103,7 @@ def _rate(match: re.Match[str] | None) -> float | None:
         return None
     fps = float(match[1]) * (1000 if match[2] else 1)
     ntsc = round(fps) * 1000 / 1001  # 29.97 is printed for 30000/1001
-    return ntsc if abs(fps - ntsc) < 0.005 else fps
+    return ntsc if fps != round(fps) and abs(fps - ntsc) < 0.006 else fps
 
 
 def _duration(match: re.Match[str] | None) -> float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import tarfile
@@ -94,11 +95,10 @@ class FrameStoreWriter:
         path.mkdir(parents=True, exist_ok=True)
         self.path = path
         self._shards = _ShardWriter(path, shard_bytes)
-        self._frames = pq.ParquetWriter(path / FRAMES, FRAME_COLUMNS)
-        self._rows: list[tuple[int, int, float, int, int, int, int, int, bool]] = []
-        self._videos: list[dict[str, object]] = []
+        self._frames = _Table(path / FRAMES, FRAME_COLUMNS)
+        self._videos = _Table(path / VIDEOS, VIDEO_COLUMNS)
         self._keys: set[str] = set()
-        self._n_frames = 0
+        self._n_bad = 0
 
     def add(self, video: VideoRow, frames: Iterable[Frame] = ()) -> int:
         """Append a source and its frames in time order; returns the number of frames.
@@ -109,22 +109,23 @@ class FrameStoreWriter:
         if video.key in self._keys:
             raise StageError(f"two videos with the key '{video.key}'", where=video.path)
         self._keys.add(video.key)
-        number, before, last = len(self._videos), self._n_frames, None
+        number, before, last = self._videos.n_rows, self._frames.n_rows, None
         for frame in frames:
             if last is not None and not (frame.pts_s > last.pts_s and frame.frame > last.frame):
                 raise StageError(f"frame at {frame.pts_s} s follows one at {last.pts_s} s", where=video.path)
             self._add_frame(number, video.key, frame)
             last = frame
-        count = self._n_frames - before
-        self._videos.append({"video": number, **video.__dict__, "n_frames": count})
+        count = self._frames.n_rows - before
+        row = {**dataclasses.asdict(video), "video": number, "n_frames": count}
+        self._videos.append(tuple(row[name] for name in VIDEO_COLUMNS.names))
+        self._n_bad += video.status == BAD
         return count
 
     def close(self) -> None:
         """Finish the tables and the last shard, then write the manifest."""
-        self._flush_rows()
         self._frames.close()
+        self._videos.close()
         self._shards.close()
-        pq.write_table(pa.Table.from_pylist(self._videos, schema=VIDEO_COLUMNS), self.path / VIDEOS)
         self._write_manifest()
 
     def __enter__(self) -> FrameStoreWriter:
@@ -134,35 +135,54 @@ class FrameStoreWriter:
         if kind is None:
             self.close()
         else:
-            self._frames.close()
+            self._frames.abandon()
+            self._videos.abandon()
             self._shards.abandon()
 
     def _add_frame(self, video: int, key: str, frame: Frame) -> None:
         height, width = jpeg_size(frame.jpeg)
         shard, offset = self._shards.append(f"{key}/{frame.frame:08d}.jpg", frame.jpeg)
         size = len(frame.jpeg)
-        self._rows.append((video, frame.frame, frame.pts_s, shard, offset, size, height, width, frame.cut))
-        self._n_frames += 1
-        if len(self._rows) >= ROWS_PER_GROUP:
-            self._flush_rows()
-
-    def _flush_rows(self) -> None:
-        if self._rows:
-            columns = zip(*self._rows, strict=True)
-            arrays = [pa.array(column, field.type) for column, field in zip(columns, FRAME_COLUMNS, strict=True)]
-            self._frames.write_table(pa.Table.from_arrays(arrays, schema=FRAME_COLUMNS))
-            self._rows = []
+        self._frames.append((video, frame.frame, frame.pts_s, shard, offset, size, height, width, frame.cut))
 
     def _write_manifest(self) -> None:
         files = dict(self._shards.done)
         for name in (FRAMES, VIDEOS):
             file = self.path / name
             files[name] = {"bytes": file.stat().st_size, "sha256": hashing.file_hash(file)}
-        bad = sum(video["status"] == BAD for video in self._videos)
-        totals = {"frames": self._n_frames, "videos": len(self._videos), "videos_bad": bad}
+        totals = {"frames": self._frames.n_rows, "videos": self._videos.n_rows, "videos_bad": self._n_bad}
         manifest = {"format": FORMAT, **totals, "shards": len(self._shards.done), "files": files}
         text = json.dumps(manifest, indent=1, sort_keys=True) + "\n"
         (self.path / MANIFEST).write_text(text, encoding="utf-8")
+
+
+class _Table:
+    """A parquet file that grows row by row and is held in memory one row group at a time."""
+
+    def __init__(self, file: Path, schema: pa.Schema) -> None:
+        self.n_rows = 0
+        self._schema, self._rows = schema, list[tuple[object, ...]]()
+        self._writer = pq.ParquetWriter(file, schema)
+
+    def append(self, row: tuple[object, ...]) -> None:
+        self._rows.append(row)
+        self.n_rows += 1
+        if len(self._rows) >= ROWS_PER_GROUP:
+            self._flush()
+
+    def close(self) -> None:
+        self._flush()
+        self._writer.close()
+
+    def abandon(self) -> None:
+        self._writer.close()
+
+    def _flush(self) -> None:
+        if self._rows:
+            columns = zip(*self._rows, strict=True)
+            arrays = [pa.array(column, field.type) for column, field in zip(columns, self._schema, strict=True)]
+            self._writer.write_table(pa.Table.from_arrays(arrays, schema=self._schema))
+            self._rows = []
 
 
 class _ShardWriter:

@@ -16,11 +16,15 @@ from components.common.outputs import atomic_file
 from components.extract_frames.find import Source
 from components.extract_frames.video import BadVideoError, Decoder, Extracted, bad_row
 
+SHOWN = 10  # bad videos named in the error
 COLUMNS = ("offset", "size", "pts_s", "frame", "cut")
 
 
 class Parts:
-    """One pair of files per finished video; the table is renamed in last and thereby says that the part is whole."""
+    """One pair of files per finished video; the table is renamed in last and thereby says that the part is whole.
+
+    Until the stage is done, parts and frame store lie side by side: the disk must hold the frames twice.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder / "parts"
@@ -90,10 +94,10 @@ def check_share(bad: dict[str, VideoRow], n_sources: int, max_bad_share: float) 
     """Raise StageError when more than the stated share of the videos, or every one, is bad."""
     if len(bad) <= max_bad_share * n_sources and len(bad) < n_sources:
         return
-    shown = [f"{row.path} ({row.reason})" for row in list(bad.values())[:10]]
-    more = f" and {len(bad) - 10} more" if len(bad) > 10 else ""
+    shown = ", ".join(f"{row.path} ({row.reason})" for row in list(bad.values())[:SHOWN])
+    more = f" and {len(bad) - SHOWN} more" if len(bad) > SHOWN else ""
+    if len(bad) == n_sources:
+        raise StageError(f"no frame in any of {n_sources} videos: {shown}{more}")
     allowed = int(max_bad_share * n_sources)
-    raise StageError(
-        f"{len(bad)} of {n_sources} videos are unreadable, {allowed} may be: {', '.join(shown)}{more}",
-        do="remove or replace them, or raise max_bad_share" if len(bad) < n_sources else "none of them gave a frame",
-    )
+    what = f"{len(bad)} of {n_sources} videos are unreadable, {allowed} may be: {shown}{more}"
+    raise StageError(what, do="remove or replace them, or raise max_bad_share")

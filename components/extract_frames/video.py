@@ -76,20 +76,7 @@ class Decoder:
             do = "is there enough memory?"
             raise StageError("ffmpeg was killed", where=source.path, do=do, code=ExitCode.NO_ROOM)
         _check(source, sizes, report, code)
-        assert report.probe is not None
-        reason = _partial(report, code)
-        video = VideoRow(
-            key=source.key,
-            path=source.name,
-            sha256=digest,
-            fps=report.probe.fps,
-            duration_s=report.probe.duration_s,
-            width=report.probe.width,
-            height=report.probe.height,
-            rotation=report.probe.rotation,
-            reason=_anonymous(source, reason),
-        )
-        return _columns(video, np.array(sizes, np.int64), report)
+        return _columns(_good_row(source, digest, report, code), np.array(sizes, np.int64), report)
 
     def _run(self, source: Source, jpegs: BinaryIO) -> tuple[list[int], Report, int]:
         """(bytes of each frame, what ffmpeg said, its exit code).
@@ -125,6 +112,22 @@ class Decoder:
 def bad_row(source: Source, reason: str) -> VideoRow:
     """The row of a source that gives no frames."""
     return VideoRow(key=source.key, path=source.name, status=BAD, reason=_anonymous(source, reason))
+
+
+def _good_row(source: Source, digest: str, report: Report, code: int) -> VideoRow:
+    assert report.probe is not None  # _check saw to it
+    header = report.probe
+    return VideoRow(
+        key=source.key,
+        path=source.name,
+        sha256=digest,
+        fps=header.fps,
+        duration_s=header.duration_s,
+        width=header.width,
+        height=header.height,
+        rotation=header.rotation,
+        reason=_anonymous(source, _partial(report, code)),
+    )
 
 
 def _sha256(source: Source) -> str:

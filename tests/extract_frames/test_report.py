@@ -11,7 +11,7 @@ HEADER = b"""\
 [info] Input #0, mov,mp4,m4a,3gp,3g2,mj2, from 'file:/videos/a.mp4':
 [info]   Duration: 00:01:13.06, start: 0.000000, bitrate: 412 kb/s
 [info]   Stream #0:0[0x1](und): Video: mjpeg (Baseline) (jpeg / 0x6765706A), yuvj444p, 600x600, 90k tbr (attached pic)
-[info]   Stream #0:1[0x2](eng): Video: h264 (High), yuv420p(tv, bt709), 320x180 [SAR 1:1 DAR 16:9], 71 kb/s, 29.97 fps, 30k tbn
+[info]   Stream #0:1[0x2](eng): Video: h264 (High), yuv420p(tv, bt709), 320x180 [SAR 1:1], 71 kb/s, 29.97 fps, 30k tbn
 [info]     Metadata:
 [info]       handler_name    : VideoHandler
 [info]     Side data:

@@ -157,7 +157,7 @@ def test_too_many_bad_videos_stop_the_stage_and_list_them(extraction, clip, caps
     assert len(extraction.store(max_bad_share=0.7).videos) == 3
     (extraction.videos / "good.mp4").unlink()
     assert extraction(max_bad_share=1.0) == ExitCode.BAD_INPUT
-    assert "none of them gave a frame" in capsys.readouterr().err
+    assert "no frame in any of 2 videos: a.mp4 (empty file), b.mp4 (empty file)" in capsys.readouterr().err
 
 
 def test_an_empty_folder_is_said_so(extraction, capsys):
