@@ -17,13 +17,15 @@ cv2.setNumThreads(0)
 
 TRIES = 10  # torchvision's RandomResizedCrop gives up after as many
 DECODE_FACTORS = (8, 4, 2)  # libjpeg-turbo has fast paths for these; 7/8 ... 3/8 decode no faster than the whole
-# Which filter, by shrink factor: the cheapest within about one level of 255 of Pillow's antialiased bicubic. Mean
-# difference on real frames at 0.8 / 1.15 / 1.3 / 1.5 / 1.75 / 1.9 / 2.25x:
-#   cubic (OpenCV's has no antialiasing)   0.33  0.49  0.72  1.05  1.49  1.74  2.31
-#   linear                                 0.63  0.54  0.56  0.59  0.91  1.11  1.58
-#   linear to twice the size, 2x2 means          0.78  0.70  0.65  0.61  0.63  0.73   at 2.5 times linear's time
-#   area                                   0.58  0.57  0.55  0.56  0.62  0.61  0.67   at 5 times linear's time
-CUBIC_UP_TO, LINEAR_UP_TO, HALVING_UP_TO = 1.2, 2.0, 2.5
+# Which filter, by shrink factor: the cheapest about as near to Pillow's antialiased bicubic as Pillow's bilinear is.
+# Mean difference in levels of 255 on sharp frames (DAVIS at half size; on frames from videos it is half of that):
+#   shrink factor                        0.8   1.15  1.3   1.5   1.75  1.9   2.25  2.5
+#   Pillow's bilinear                    1.00  1.23  1.29  1.49  1.50  1.51  1.56  1.62
+#   cubic (OpenCV has no antialiasing)   0.57  0.89  1.41  2.00  2.71  3.08  3.90  4.36
+#   linear                               1.03  0.95  1.05  1.11  1.64  1.98  2.65  3.00
+#   linear to twice the size, 2x2 means  1.32  1.38  1.23  1.07  0.97  1.00  1.09  1.20  at 2.5 times linear's time
+#   area                                 0.99  1.01  0.98  1.00  1.03  1.01  1.04  1.13  at 5 times linear's time
+CUBIC_UP_TO, LINEAR_UP_TO, HALVING_UP_TO = 1.2, 1.75, 2.5
 
 
 class Box(NamedTuple):
@@ -37,7 +39,7 @@ class Box(NamedTuple):
     def reduced(self, factor: int, height: int, width: int) -> Box:
         """The nearest box on the same image decoded at 1/factor, given the whole image's height and width.
 
-        Edges move by at most factor/2 pixels of the whole image, plus the rim of width % factor pixels that the smaller
+        Edges move by at most `factor` pixels of the whole image, plus the rim of side % factor pixels that the smaller
         image holds in part only.
         """
         if factor == 1:
@@ -71,9 +73,9 @@ def centre_box(height: int, width: int, ratio: tuple[float, float]) -> Box:
     """The largest centred box whose aspect ratio lies in `ratio`: the whole image when its own does."""
     w, h = width, height
     if width / height < ratio[0]:
-        h = round(width / ratio[0])
+        h = max(1, round(width / ratio[0]))
     elif width / height > ratio[1]:
-        w = round(height * ratio[1])
+        w = max(1, round(height * ratio[1]))
     return Box((width - w) // 2, (height - h) // 2, w, h)
 
 

@@ -73,7 +73,8 @@ def scale_colours(image: np.ndarray, jitter: Jitter) -> np.ndarray:
     """Brightness, then contrast about the mean luma, then saturation, as one 3x4 matrix.
 
     torchvision clamps to 0..255 after each of the three and draws their order at random; here they are clamped once, in
-    a fixed order. On real frames that differs by 2 levels of 255 on average, as much as another order does.
+    a fixed order. On real frames that costs 0.6 levels of 255 on average, as much as another order does (0.6). The
+    measured difference is 1.7, because torchvision also cuts off the decimals three times.
     """
     red, green, blue, _ = cv2.mean(image)
     luma = LUMA[0] * red + LUMA[1] * green + LUMA[2] * blue
