@@ -30,12 +30,26 @@ PARAMS = WorldParams(
 )  # fmt: skip
 
 
+def _drawn(layout: str) -> int:
+    """Frames that a layout draws: stills, the instants of meetings, or all."""
+    if layout in ("voc", "ade20k", "coco"):
+        return 2 * PARAMS.stills_per_clip
+    if layout == "imagenet":
+        return sum(len(_meetings(clip)) for clip in WRITERS[layout].clips(PARAMS))
+    return 2 * PARAMS.n_frames
+
+
+def _meetings(clip: Clip) -> set[int]:
+    return {min(5, round(actor.meets * 6)) for _, _, shot in clip.shots() for actor in shot.actors}
+
+
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("world")
     with Progress(0, "clips") as progress:
         summary = write_world(PARAMS, out, tmp_path_factory.mktemp("scratch"), progress)
-    assert set(summary) == set(ALL) and all(entry["clips"] == 2 for entry in summary.values())
+    assert summary["layouts"].split(",") == ALL and summary["clips"] == 2 * len(ALL)
+    assert summary["frames"] == sum(_drawn(name) for name in ALL)
     return out
 
 

@@ -56,7 +56,7 @@ def write_world(params: WorldParams, out: Path, scratch: Path, progress: Progres
         progress: counts clips; its total is set here.
 
     Returns:
-        Clips and frames drawn, per layout.
+        Which layouts, and how many clips and frames were drawn for them.
     """
     jobs = {name: list(_jobs(name, params, scratch)) for name in params.layouts}
     everything = [job for own in jobs.values() for job in own]
@@ -69,15 +69,17 @@ def write_world(params: WorldParams, out: Path, scratch: Path, progress: Progres
     for frames in run_jobs(pending, params.workers):
         drawn += frames
         progress.update(1, frames=drawn)
-    summary: dict[str, Any] = {}
-    for name, own in jobs.items():
-        facts = [job.facts() for job in own]
-        root = out if len(jobs) == 1 else out / name
-        for job in own:
-            _link_tree(job.place, root)
-        WRITERS[name].finish(facts, root, params)
-        summary[name] = {"clips": len(own), "frames": sum(fact["frames"] for fact in facts)}
-    return summary
+    frames = sum(_assemble(name, own, out if len(jobs) == 1 else out / name, params) for name, own in jobs.items())
+    return {"layouts": ",".join(params.layouts), "clips": len(everything), "frames": frames}
+
+
+def _assemble(name: str, jobs: list[Job], root: Path, params: WorldParams) -> int:
+    """Put a layout together from its clips; returns the frames drawn for it."""
+    for job in jobs:
+        _link_tree(job.place, root)
+    facts = [job.facts() for job in jobs]
+    WRITERS[name].finish(facts, root, params)
+    return sum(int(fact["frames"]) for fact in facts)
 
 
 def _jobs(name: str, params: WorldParams, scratch: Path) -> Iterator[Job]:

@@ -6,7 +6,6 @@ import io
 from pathlib import Path
 
 import numpy as np
-from scipy.io import savemat
 
 from components.download.world.body import Array
 from components.download.world.clip import Clip
@@ -35,6 +34,8 @@ def write(clip: Clip, folder: Path) -> Facts:
 
 def joint_file(positions: Array, size: tuple[int, int]) -> bytes:
     """joint_positions.mat with `pos_img` (2, 15, T), `pos_world` (the same about the middle, in frame heights)."""
+    from scipy.io import savemat  # a second of every worker's start, so only where it is used
+
     middle = np.array(size, float)[:, None, None] / 2
     world = (positions - middle) / size[1]
     buffer = io.BytesIO()
