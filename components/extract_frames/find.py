@@ -83,6 +83,8 @@ def _size(entry: os.DirEntry[str]) -> int:
 
 
 def _is_video(entry: os.DirEntry[str]) -> bool:
+    if not entry.is_file() and os.path.exists(entry.path):  # noqa: PTH110 - a pipe or a device: reading may never end
+        return False
     extension = os.path.splitext(entry.name)[1].lower()  # noqa: PTH122 - a million entries, no Path for each
     if extension:
         return extension in VIDEO_EXTENSIONS

@@ -41,6 +41,12 @@ def test_links_are_followed_but_never_in_a_circle(tmp_path):
     assert names(tmp_path) == ["a/v.mp4", "gone.mp4", "w.mp4"]
 
 
+def test_a_pipe_with_a_video_name_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.mp4")
+    (tmp_path / "link.mp4").symlink_to(tmp_path / "pipe.mp4")
+    assert names(tmp_path) == []
+
+
 def test_one_name_in_two_folders_and_two_formats_of_one_name_do_not_collide(tmp_path):
     for name in ("x/take.mp4", "y/take.mp4", "take.mp4", "take.mkv", "take.mp4.avi"):
         touch(tmp_path / name)

@@ -1,12 +1,19 @@
 """All sorts of videos through the stage."""
 
+import multiprocessing
 import os
 import shutil
 import struct
+import tempfile
+from pathlib import Path
 
 import pytest
 
 from components.common.errors import ExitCode
+from components.extract_frames.config import ExtractParams
+from components.extract_frames.find import find_sources
+from components.extract_frames.parts import Parts
+from components.extract_frames.video import Decoder
 from tests.extract_frames.clips import SHARED_VIDEOS, encode, ffmpeg, number_of, numbered
 
 
@@ -20,6 +27,7 @@ def turned(data, matrix):
     return data[:at] + struct.pack(">9i", *matrix) + data[at + 36 :]
 
 
+NOBODY = 65534
 ONE, W = 1 << 16, 1 << 30
 CLOCKWISE = {
     90: (0, ONE, 0, -ONE, 0, 0, 0, 0, W),
@@ -99,19 +107,24 @@ def test_what_is_no_video_is_recorded_with_its_reason(extraction, clip):
     assert {name: len(rows) for name, rows in frames.items() if rows} == {"good.mp4": 50}
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_an_unreadable_file_is_recorded(extraction, clip):
-    from components.extract_frames.config import ExtractParams
-    from components.extract_frames.find import find_sources
-    from components.extract_frames.parts import Parts
-    from components.extract_frames.video import Decoder
-
-    shutil.copy(clip, extraction.videos / "locked.mp4")
-    (extraction.videos / "locked.mp4").chmod(0)
-    params = ExtractParams(fps=1.0)
-    (source,) = find_sources(extraction.videos)
-    row = Parts(extraction.root).make(source, Decoder(params))
+def test_an_unreadable_file_is_recorded(clip):
+    """Root may read everything, so a child that is nobody looks at it."""
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        (root / "parts").mkdir()
+        shutil.copy(clip, root / "locked.mp4")
+        (root / "locked.mp4").chmod(0)
+        root.chmod(0o755)
+        (root / "parts").chmod(0o777)
+        (source,) = find_sources(root)
+        user = NOBODY if os.geteuid() == 0 else os.geteuid()
+        with multiprocessing.get_context("fork").Pool(1, os.seteuid, (user,)) as pool:
+            row = pool.apply(make_part, (root, source))
     assert (row.status, row.reason) == ("bad", "permission denied")
+
+
+def make_part(root, source):
+    return Parts(root).make(source, Decoder(ExtractParams(fps=1.0)))
 
 
 def test_a_truncated_video_keeps_the_frames_before_the_damage(extraction, clip):
