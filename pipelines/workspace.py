@@ -53,21 +53,28 @@ def make_workspace(folder: Path, params: dict[str, Any]) -> Path:
 def merged_params(recipe: Path | None, changes: list[dict[str, Any]]) -> dict[str, Any]:
     """params.yaml, the recipe laid over it, then single changes.
 
-    A recipe's lists (methods, tasks, corpora) and its `datasets` replace those of params.yaml. Relative paths of local
-    sources are taken from the project's folder.
+    A recipe's lists (methods, tasks, corpora), its `datasets`, and a dataset that names its `source` replace those of
+    params.yaml. Relative paths of local sources are taken from the project's folder.
     """
     params = read_yaml(ROOT / "params.yaml")
     if recipe is not None:
         over = read_yaml(recipe)
         if "datasets" in over:
             del params["datasets"]
-        params = deep_merge(params, over)
+        params = _laid_over(params, over)
     for change in changes:
-        params = deep_merge(params, change)
+        params = _laid_over(params, change)
     for entry in params.get("download", {}).values():
         if isinstance(entry, dict) and isinstance(entry.get("path"), str):
             entry["path"] = str((ROOT / Path(entry["path"]).expanduser()).resolve())
     return params
+
+
+def _laid_over(params: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    merged = deep_merge(params, over)
+    own = {name: entry for name, entry in (over.get("download") or {}).items() if "source" in (entry or {})}
+    merged["download"] = {**merged.get("download", {}), **own}  # another source has other keys
+    return merged
 
 
 def _copy(source: Path, target: Path) -> None:
