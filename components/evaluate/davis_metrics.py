@@ -2,18 +2,19 @@
 
 Perazzi et al., "A benchmark dataset and evaluation methodology for video object segmentation" (CVPR 2016), as the
 official DAVIS-2017 evaluation computes them. Every step works on the smallest window that holds the object in both
-masks; outside of it both masks are empty, so nothing changes.
+masks; outside of it both masks are empty, so nothing changes. A literal rendition takes ten times as long.
 """
 
 from __future__ import annotations
 
 import math
-from functools import lru_cache
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+
+from components.evaluate.bits import near, pack
 
 Mask = NDArray[np.uint8]
 
@@ -72,18 +73,6 @@ def boundary(mask: Mask) -> Mask:
     return edge
 
 
-def dilate_disk(points: Mask, radius: int) -> Mask:
-    """Dilation of a 0/1 map by the disk x^2 + y^2 <= radius^2, exactly.
-
-    A disk of grid points is the union of the centred rectangles that fit into it, and OpenCV dilates by a rectangle
-    in two one-dimensional passes.
-    """
-    grown = np.zeros_like(points)
-    for rectangle in _rectangles(radius):
-        cv2.bitwise_or(grown, cv2.dilate(points, rectangle), grown)
-    return grown
-
-
 def statistics(values: NDArray[np.float64]) -> Statistics:
     """Mean, share of frames above 0.5, and mean of the first quarter minus mean of the last.
 
@@ -111,16 +100,10 @@ def _jaccard(truth: Mask, predicted: Mask) -> float:
 
 
 def _boundary_f(truth: Mask, predicted: Mask, radius: int) -> float:
-    n_truth, n_predicted = cv2.countNonZero(truth), cv2.countNonZero(predicted)
-    if not n_truth or not n_predicted:
-        return float(n_truth == n_predicted)  # one side has no boundary: precision or recall is 0
-    precision = cv2.countNonZero(predicted & dilate_disk(truth, radius)) / n_predicted
-    recall = cv2.countNonZero(truth & dilate_disk(predicted, radius)) / n_truth
+    stride = truth.shape[1] + radius
+    t, p = pack(truth, stride), pack(predicted, stride)
+    if not t or not p:
+        return float(t == p)  # one side has no boundary: precision or recall is 0
+    precision = (p & near(t, stride, radius)).bit_count() / p.bit_count()
+    recall = (t & near(p, stride, radius)).bit_count() / t.bit_count()
     return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
-
-
-@lru_cache(maxsize=64)
-def _rectangles(radius: int) -> tuple[Mask, ...]:
-    """The maximal centred rectangles inside the disk."""
-    half_width = {math.isqrt(radius**2 - dx**2): dx for dx in range(radius + 1)}  # the widest of each height
-    return tuple(np.ones((2 * dy + 1, 2 * dx + 1), np.uint8) for dy, dx in half_width.items())

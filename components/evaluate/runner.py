@@ -21,7 +21,7 @@ def evaluate(ctx: Context) -> None:
     model, benchmark = ctx.inputs["model"], ctx.inputs["benchmark"]
     assert model is not None and benchmark is not None
     device = choose_device(args.device)
-    encoder = load_encoder(str(model), device, seed=ctx.seed)
+    encoder = load_encoder(str(model), device, seed=ctx.seed, pos_quirk=args.pos_quirk)
     ctx.log(f"{encoder.origin}: {encoder.dim} features, {encoder.patch_size}-pixel patches, on {device}")
     job = Job(
         name=ctx.keys["method"],

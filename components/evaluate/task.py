@@ -28,6 +28,7 @@ class TaskParams(StageParams):
     beside_protocol: ClassVar[frozenset[str]] = frozenset({"seed", "device", "batch_images", "workers", "pictures"})
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    pos_quirk: bool = Field(False, description="resize the position table as DINO's code does, for its own weights")
     batch_images: int = Field(64, gt=0, description="images per forward pass; changes speed and memory, no protocol")
     workers: int = Field(2, gt=0, description="threads that read and resize pictures")
     pictures: int = Field(4, ge=0, description="example pictures to draw")

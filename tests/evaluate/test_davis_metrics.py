@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from skimage.morphology import disk
 
+from components.evaluate import bits
 from components.evaluate import davis_metrics as dm
 from tests.evaluate.small import real_data
 
@@ -104,10 +105,14 @@ def test_large_scenes_equal_the_literal_rendition(seed: int, size: tuple[int, in
 
 @pytest.mark.parametrize("radius", [*range(1, 14), 20, 41])
 def test_dilation_is_that_of_the_library_disk(radius: int) -> None:
+    """Points in the corners and at the sides included, where bits of one row must not reach the next."""
     rng = np.random.default_rng(radius)
     points = (rng.random((90, 120)) < 0.002).astype(np.uint8)
-    points[0, 0] = points[-1, -1] = 1
-    assert np.array_equal(dm.dilate_disk(points, radius), cv2.dilate(points, disk(radius).astype(np.uint8)))
+    points[0, 0] = points[-1, -1] = points[0, -1] = points[-1, 0] = points[40, 119] = points[43, 0] = 1
+    stride = 120 + radius
+    grown = bits.near(bits.pack(points, stride), stride, radius)
+    found = [[grown >> (y * stride + x) & 1 for x in range(120)] for y in range(90)]
+    assert np.array_equal(found, cv2.dilate(points, disk(radius).astype(np.uint8)))
 
 
 def test_empty_and_full_masks() -> None:
@@ -129,7 +134,7 @@ def test_object_count_ignores_void() -> None:
     assert dm.object_count(np.array([[0, 255]], np.uint8)) == 0
 
 
-def literal_statistics(values: np.ndarray) -> tuple[float, float, float]:
+def literal_statistics(values: np.ndarray) -> tuple[Any, Any, Any]:
     ends = (np.round(np.linspace(1, len(values), 5) + 1e-10) - 1).astype(np.uint8)
     bins = [values[ends[i] : ends[i + 1] + 1] for i in range(4)]
     return np.nanmean(values), np.nanmean(values > 0.5), np.nanmean(bins[0]) - np.nanmean(bins[3])

@@ -85,7 +85,7 @@ def test_look_is_resize_and_centre_crop(tmp_path: Path) -> None:
     assert np.array_equal(look(tmp_path / "a.png", 32, 28), expected)
 
 
-def run(out: Path, *argv: str | Path) -> int:
+def run(out: Path, *argv: object) -> int:
     line = ["score", *map(str, argv), "--json", str(out)]
     return score_main("knn", "help", _arguments, _score, line)
 
