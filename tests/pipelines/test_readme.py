@@ -1,5 +1,6 @@
 """What the README says is what dvc.yaml holds."""
 
+import itertools
 import re
 from pathlib import Path
 
@@ -13,7 +14,7 @@ def test_the_picture_of_the_dag_is_the_dag():
     drawn = set()
     for row in re.search(r"```mermaid\n(.*?)```", README, re.S).group(1).splitlines()[1:]:
         names = row.strip().split(" --> ")
-        drawn |= set(zip(names, names[1:], strict=False))
+        drawn |= set(itertools.pairwise(names))
     edges = {tuple(name.partition("@")[0] for name in edge) for edge in read_dag(ROOT).edges}
     assert drawn == edges
 
