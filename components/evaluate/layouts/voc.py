@@ -13,6 +13,10 @@ from components.evaluate.images import size_of
 from components.evaluate.layouts.davis import read_list
 
 VOID = 255
+CLASSES = [
+    *("background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
+    *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
+]
 
 
 @dataclass(frozen=True)

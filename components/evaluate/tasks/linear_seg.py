@@ -22,7 +22,7 @@ from pydantic import Field
 from components.common.errors import StageError
 from components.evaluate import segmentation_score as seg
 from components.evaluate.images import read_index, read_rgb, size_of, write_index
-from components.evaluate.layouts.voc import Segmentation, read_voc
+from components.evaluate.layouts.voc import CLASSES, Segmentation, read_voc
 from components.evaluate.score_cli import score_main
 from components.evaluate.sheets import comparison_sheet, overlay
 from components.evaluate.task import Job, TaskParams, TaskResult, task
@@ -86,14 +86,14 @@ def run(encoder: Encoder, benchmark: Path, args: Args, job: Job) -> TaskResult:
         n_classes,
     )
     draw(job.details / "segmentation.png", val, job.details / "predictions", args.pictures)
-    rows = seg.class_rows(counts, [str(i) for i in range(n_classes)])
+    names = CLASSES if n_classes == len(CLASSES) else [str(i) for i in range(n_classes)]
     return TaskResult(
         protocol=f"timet linear, input {args.input_px}, labels {args.label_px}",
         metrics={**seg.figures(counts), **{f"{k}_native": v for k, v in seg.figures(native).items()}},
         primary="miou",
         data_variant=f"{args.train_set}/{args.val_set}: {len(train.names)} train, {len(val.names)} val pictures, "
         f"{n_classes} classes",
-        rows=rows,
+        rows=seg.class_rows(counts, names),
     )
 
 
