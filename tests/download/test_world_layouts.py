@@ -21,7 +21,7 @@ from components.download.world import WorldParams, write_world
 from components.download.world.classes import ADE_NAMES, BY_NAME, GROUNDS, KINDS, NAMES, VIP_PARTS
 from components.download.world.clip import Clip
 from components.download.world.layouts import WRITERS
-from components.download.world.render import Frame
+from components.download.world.render import Frame, Seen
 
 ALL = sorted(WRITERS)
 PARAMS = WorldParams(
@@ -177,11 +177,18 @@ def test_voc(world: Path) -> None:
             )
             np.testing.assert_array_equal(classes == 255, void)
             np.testing.assert_array_equal(objects == 255, void)
+            boxed = [s.number for s in by_number(frame) if (frame.ids == s.number).sum() >= PARAMS.min_object_px]
+            for k, number in enumerate(boxed, start=1):  # the k-th object of the XML has value k
+                assert set(objects[(frame.ids == number) & ~void]) <= {k}
             for seen in frame.seen:
                 inside = (frame.ids == seen.number) & ~void
                 assert set(classes[inside]) <= {BY_NAME[seen.kind].voc} and len(set(objects[inside])) <= 1
             assert not classes[(frame.ids == 0) & ~void].any()
             check_boxes(root / "Annotations" / f"{name}.xml", frame)
+
+
+def by_number(frame: Frame) -> list[Seen]:
+    return sorted(frame.seen, key=lambda seen: seen.number)
 
 
 def check_boxes(file: Path, frame: Frame) -> None:
@@ -191,7 +198,7 @@ def check_boxes(file: Path, frame: Frame) -> None:
         box = [int(entry.findtext(f"bndbox/{side}") or -1) for side in ("xmin", "ymin", "xmax", "ymax")]
         found.append((entry.findtext("name"), box))
     expected = []
-    for seen in sorted(frame.seen, key=lambda s: s.number):
+    for seen in by_number(frame):
         rows, columns = np.nonzero(frame.ids == seen.number)
         if len(rows) >= PARAMS.min_object_px:
             expected.append((seen.kind, [columns.min() + 1, rows.min() + 1, columns.max() + 1, rows.max() + 1]))
@@ -237,11 +244,7 @@ def test_coco(world: Path) -> None:
             frame = drawn[still]
             assert close(root / f"{split}2017" / image["file_name"], frame.image)
             own = [a for a in document["annotations"] if a["image_id"] == image["id"]]
-            toys = [
-                s
-                for s in sorted(frame.seen, key=lambda s: s.number)
-                if (frame.ids == s.number).sum() >= PARAMS.min_object_px
-            ]
+            toys = [s for s in by_number(frame) if (frame.ids == s.number).sum() >= PARAMS.min_object_px]
             assert len(own) == len(toys) and toys
             for note, seen in zip(own, toys, strict=True):
                 check_instance(note, frame.ids == seen.number, BY_NAME[seen.kind].coco)

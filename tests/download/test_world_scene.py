@@ -163,6 +163,7 @@ def test_cuts_start_new_shots_and_only_where_they_may() -> None:
     [
         ({"width_px": 97}, "must be even"),
         ({"objects": [5, 2]}, "objects must be"),
+        ({"objects": [5, 200]}, "at most 100"),
         ({"object_size": [0.5, 1.4]}, "at most 1"),
         ({"layouts": ["davis", "davis"]}, "twice"),
         ({"layouts": ["davis"], "train_clips": 0, "val_clips": 0}, "both 0"),

@@ -64,6 +64,8 @@ class WorldParams(StageParams):
             least, most = getattr(self, name)
             if not 0 < least <= most:
                 raise ValueError(f"{name} must be [least, most] with 0 < least <= most")
+        if self.objects[1] > 100:
+            raise ValueError("objects: at most 100 (palette PNGs count to 254)")
         if self.object_size[1] > 1:
             raise ValueError("object_size is a share of the frame height: at most 1")
         if len(set(self.layouts)) < len(self.layouts):

@@ -34,7 +34,7 @@ def davis_palette() -> NDArray[np.uint8]:
 
 def write_indexed(file: Path, labels: NDArray[np.uint8], palette: NDArray[np.uint8]) -> None:
     """Palette PNG whose pixel values are `labels` (h, w)."""
-    image = Image.fromarray(labels).convert("L")
+    image = Image.fromarray(labels)
     image.putpalette(palette.ravel().tolist())
     file.parent.mkdir(parents=True, exist_ok=True)
     image.save(file, format="PNG")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -99,10 +99,9 @@ class Actor:
         """Factor of the cubic term that takes the toy away, units/s^3."""
         return 0.0 if self.stays else LEAVE / LIFE_S**3
 
-    @cached_property
+    @property
     def body(self) -> Body:
-        rng = np.random.default_rng((*self.key, 0))
-        return person(rng, self.action) if self.kind == "person" else MAKERS[self.kind](rng)
+        return _build(self.kind, self.key, self.action)
 
     def position(self, times: Array) -> Array:
         """(T, 2) on the sheet. The cubic term takes every toy out of sight before its life ends."""
@@ -157,6 +156,12 @@ class Shot:
     def alive(self, start: float, end: float) -> list[Actor]:
         """Actors whose life touches [start, end]."""
         return [actor for actor in self.actors if actor.life[0] < end and actor.life[1] > start]
+
+
+@lru_cache(maxsize=256)  # more than are ever on stage, and bounded: an hour's clip has thousands of actors
+def _build(kind: str, key: tuple[int, ...], action: str | None) -> Body:
+    rng = np.random.default_rng((*key, 0))
+    return person(rng, action) if kind == "person" else MAKERS[kind](rng)
 
 
 def _wave(sine: tuple[float, float, float], times: Array) -> Array:

@@ -157,7 +157,9 @@ def _torso(wear: Wardrobe) -> list[Shape]:
         hem = smooth([(-0.07, -0.56), (0.07, -0.56), (0.15, -0.27), (-0.15, -0.27)], 1)
         shapes.append(Shape(hem, wear.lower, PART[wear.legs]))
     elif wear.top == "coat":
-        shapes.append(Shape(smooth([(-0.08, -0.6), (0.07, -0.6), (0.1, -0.36), (-0.11, -0.36)], 1), wear.cloth, 6))
+        shapes.append(
+            Shape(smooth([(-0.08, -0.6), (0.07, -0.6), (0.1, -0.36), (-0.11, -0.36)], 1), wear.cloth, PART["coat"])
+        )
     if wear.scarf:
         shapes.append(Shape(ellipse(0.0, -0.795, 0.075, 0.033), Skin(wear.extra), PART["scarf"]))
         shapes.append(Shape(box(0.02, -0.79, 0.07, -0.62), Skin(wear.extra), PART["scarf"]))
@@ -170,7 +172,9 @@ def _head(wear: Wardrobe) -> list[Shape]:
     shapes = [
         Shape(ellipse(-0.02, -0.10, 0.085, 0.10), wear.hair, PART["hair"]),
         Shape(ellipse(0.02, -0.085, 0.068, 0.085), wear.tone, PART["face"]),
-        Shape(smooth([(-0.095, -0.10), (-0.07, -0.2), (0.06, -0.2), (0.08, -0.14), (0, -0.13)]), wear.hair, 2),
+        Shape(
+            smooth([(-0.095, -0.10), (-0.07, -0.2), (0.06, -0.2), (0.08, -0.14), (0, -0.13)]), wear.hair, PART["hair"]
+        ),
         Shape(ellipse(0.055, -0.10, 0.009, 0.012), dark, PART["face"], flat=True),
         Shape(ellipse(0.06, -0.045, 0.02, 0.006), Skin((60, 60, 170)), PART["face"], flat=True),
     ]

@@ -21,8 +21,8 @@ def write(clip: Clip, folder: Path) -> Facts:
     for number, frame in clip.frames(clip.stills()):
         name = f"{clip.name}_{number:06d}"
         write_image(folder / "JPEGImages" / f"{name}.jpg", frame.image, clip.params.jpeg_quality)
-        _write_masks(frame, folder, name, clip.params.void_px)
         found = instances(frame, clip.params.min_object_px)
+        _write_masks(frame, found, folder, name, clip.params.void_px)
         file = folder / "Annotations" / f"{name}.xml"
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(annotation(name, frame, found), encoding="utf-8")
@@ -30,9 +30,11 @@ def write(clip: Clip, folder: Path) -> Facts:
     return {"split": clip.split, "frames": len(names), "names": names}
 
 
-def _write_masks(frame: Frame, folder: Path, name: str, void_px: int) -> None:
-    everyone = sorted(seen.number for seen in frame.seen)
-    objects = relabel(frame.ids, {number: k for k, number in enumerate(everyone, start=1)})
+def _write_masks(frame: Frame, found: list[Instance], folder: Path, name: str, void_px: int) -> None:
+    """Value k of SegmentationObject is the k-th object of the XML; toys too small for a box count on after them."""
+    boxed = [instance.seen.number for instance in found]
+    small = sorted({seen.number for seen in frame.seen} - set(boxed))
+    objects = relabel(frame.ids, {number: k for k, number in enumerate(boxed + small, start=1)})
     classes = relabel(frame.ids, {seen.number: BY_NAME[seen.kind].voc for seen in frame.seen})
     for kind, labels in (("SegmentationObject", objects), ("SegmentationClass", classes)):
         write_indexed(folder / kind / f"{name}.png", with_void(labels, frame.ids, void_px), voc_palette())
