@@ -2,7 +2,8 @@
 
 Sources: a folder written by `write_model_folder`, `timm:NAME` (weights only if they are in the local Hugging Face
 cache, else untrained, and `origin` says which), `timm:NAME=FILE.safetensors`, or `FILE.safetensors` with an
-architecture.
+architecture. Images are normalised as the folder's config says, or as timm says for that name: its plain ViTs want mean
+0.5, so DINO's weights go with `vit_small_patch16_224.dino`, not with `vit_small_patch16_224`.
 """
 
 from __future__ import annotations
@@ -160,25 +161,19 @@ def load_encoder(
     return encoder
 
 
-def _from_folder(folder: Path) -> dict[str, Any]:
-    config = read_config(folder)
+def _from_folder(folder: Path, weights: str = WEIGHTS) -> dict[str, Any]:
+    config, file = read_config(folder), folder / weights
     model = build_model(config["architecture"], config["model_args"])
-    load_exact(model, read_weights(folder / WEIGHTS), folder / WEIGHTS)
+    load_exact(model, read_weights(file), file)
     look = config["pretrained_cfg"]
-    return {
-        "model": model,
-        "mean": look["mean"],
-        "std": look["std"],
-        "origin": config.get("longtake", {}).get("run", folder.name),
-        "sha256": _hash_of(folder / WEIGHTS),
-    }
+    origin = config.get("longtake", {}).get("run", folder.name)
+    return {"model": model, "mean": look["mean"], "std": look["std"], "origin": origin, "sha256": _hash_of(file)}
 
 
 def _from_file(file: Path, architecture: str | None, model_args: Mapping[str, Any] | None) -> dict[str, Any]:
     tensors = read_weights(file)
     if architecture is None and file.with_name(CONFIG).is_file():
-        config = read_config(file.parent)
-        architecture, model_args = config["architecture"], config["model_args"]
+        return _from_folder(file.parent, file.name)
     if architecture is None:
         raise StageError("weights alone do not say their architecture", where=file, do=f"name it: timm:NAME={file}")
     model = build_model(architecture, _any_size(architecture, model_args))

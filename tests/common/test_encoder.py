@@ -226,6 +226,8 @@ def test_weights_file_with_its_architecture(model: vit.TimmModel, folder: Path, 
         load_encoder(folder / "encoder.safetensors"),  # config.json lies beside it
     ):
         torch.testing.assert_close(found.cls(x), model(x))
+    assert found.mean == vit.IMAGENET_MEAN  # the config's, not that of timm's own weights of this name
+    assert load_encoder(f"timm:{NAME}.augreg_in21k={lone}", model_args=SMALL).mean == (0.5, 0.5, 0.5)
 
 
 def test_untrained_timm_model_follows_the_seed_alone() -> None:
