@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 from components.common.clip_index import ClipIndex, FrameRow
 from components.common.errors import ExitCode, StageError
 from components.common.frame_store import FrameStore, shard_name
+from components.pretrain.parallel import end_with_trainer
 from components.pretrain.plan import ViewPlan
 from components.pretrain.sampler import VIEW_STREAM, EpochSampler, Key
 from components.pretrain.views import GEOMETRY, Arrays, cut_views, draw_views, smallest_decode, view_shapes
@@ -74,19 +75,19 @@ class ClipDataset(Dataset[Batch]):
 
     def __getitem__(self, key: Key) -> Batch:
         """One sample; raises StageError naming video, time and shard of a frame that cannot be used."""
-        batch = self._batch([key])
+        batch = self.batch([key])
         views, geometry = ({name: t[0] for name, t in group.items()} for group in (batch.views, batch.geometry))
         return Batch(views, geometry, batch.samples[0])
 
     def __getitems__(self, keys: list[Key]) -> Batch | StageError:
         """A batch, or what went wrong: an error raised in a worker would arrive as the text of its traceback."""
         try:
-            return self._batch(keys)
+            return self.batch(keys)
         except StageError as error:
             return error
 
-    def _batch(self, keys: list[Key]) -> Batch:
-        """Cut every view straight into its place: stacking samples would copy them once more."""
+    def batch(self, keys: list[Key]) -> Batch:
+        """Several samples, each view cut straight into its place: stacking would copy them once more."""
         shapes = {name: (len(keys), *shape) for name, shape in view_shapes(self.plan).items()}
         views = {name: torch.empty(shape, dtype=torch.uint8) for name, shape in shapes.items()}
         geometry = {name: torch.empty((*shape[:3], GEOMETRY), dtype=torch.float32) for name, shape in shapes.items()}
@@ -206,6 +207,7 @@ def make_loader(
         dataset,
         batch_sampler=sampler,
         num_workers=workers,
+        worker_init_fn=end_with_trainer if workers else None,
         collate_fn=_as_is,
         pin_memory=device.type == "cuda",
         generator=torch.Generator(),  # the loader draws a seed for its workers: not from the global generator
