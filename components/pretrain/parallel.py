@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import socket
 import subprocess
@@ -81,6 +82,22 @@ def end_with_leader() -> None:
     """In a follower: stop when the process that started this one is gone, which closes our standard input."""
     if FOLLOWER in os.environ:
         threading.Thread(target=lambda: (sys.stdin.buffer.read(), os._exit(1)), daemon=True).start()
+
+
+def end_with_trainer(worker: int) -> None:
+    """In a loader worker: stop when the process that reads its batches is gone, however that ended.
+
+    Workers watch the process that forked them, which is the fork server, and the server lives as long as a worker
+    does: after a kill both would stay for ever, with half a gigabyte each.
+    """
+    trainer = multiprocessing.parent_process()
+
+    def watch() -> None:
+        if trainer is not None:
+            trainer.join()
+            os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def mean(tensor: Tensor) -> Tensor:

@@ -64,15 +64,20 @@ def _trainer(job: dict[str, Any] | None) -> Trainer:
     device = parallel.pick_device()
     job = parallel.share(job, device)
     params: Any = parse(params_model(None, job["params"]), job["params"], "pretrain")
-    speed.set_up(device, params.trainer.deterministic)
-    plan = find_method(params.method).views(params.args)
-    dataset = ClipDataset(Path(job["frames"]), Path(job["index"]), plan, params.seed, params.trainer.decode_scaled)
-    feed = StoreFeed(dataset, params, device)
-    schedule = Schedule.plan(params.trainer, feed.steps_per_epoch)
-    store = CheckpointStore(Path(job["store"]), job["identity"])
-    trainer = Trainer(build_method(params, schedule.epochs).to(device), params, schedule, feed, store)
+    trainer = build_trainer(params, Path(job["frames"]), Path(job["index"]), device)
+    store = trainer.store = CheckpointStore(Path(job["store"]), job["identity"])
     trainer.resume(read(Path(params.resume), store.identity, device) if params.resume else store.load(device))
     return trainer
+
+
+def build_trainer(params: PretrainParams, frames: Path, index: Path, device: torch.device) -> Trainer:
+    """A trainer at step 0, with its method on the device and its loader not yet started."""
+    speed.set_up(device, params.trainer.deterministic)
+    plan = find_method(params.method).views(params.args)
+    dataset = ClipDataset(frames, index, plan, params.seed, params.trainer.decode_scaled)
+    feed = StoreFeed(dataset, params, device)
+    schedule = Schedule.plan(params.trainer, feed.steps_per_epoch)
+    return Trainer(build_method(params, schedule.epochs).to(device), params, schedule, feed)
 
 
 def build_method(params: PretrainParams, epochs: float) -> Method:

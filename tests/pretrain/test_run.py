@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import torch
 import yaml
@@ -222,19 +223,18 @@ def test_two_processes_of_the_stage_equal_one(command: Command, tmp_path: Path) 
 
 
 @pytest.mark.slow
-def test_followers_end_with_their_leader(command: Command, tmp_path: Path) -> None:
-    import psutil
-
-    running = process(command("dino", "trainer.processes=2", "trainer.max_steps=100000", "trainer.epochs=100000"))
+@pytest.mark.parametrize("change", ["trainer.processes=2", "trainer.workers=2"])
+def test_a_killed_stage_leaves_no_process_behind(change: str, command: Command, tmp_path: Path) -> None:
+    running = process(command("dino", change, "trainer.max_steps=100000", "trainer.epochs=100000"))
     deadline = time.monotonic() + 120
     while not list((tmp_path / ".cache").rglob("last.pt")):
         assert running.poll() is None and time.monotonic() < deadline
         time.sleep(0.2)
-    followers = psutil.Process(running.pid).children(recursive=True)
-    assert followers
+    others = psutil.Process(running.pid).children(recursive=True)
+    assert others
     running.send_signal(signal.SIGKILL)
-    running.communicate()
-    assert not psutil.wait_procs(followers, timeout=20)[1]
+    running.communicate(timeout=60)
+    assert not psutil.wait_procs(others, timeout=30)[1]
 
 
 def test_methods_are_found_by_their_files() -> None:
