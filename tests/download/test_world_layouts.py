@@ -1,4 +1,4 @@
-"""Every layout, read back by a naive reader of that benchmark and held against the id buffer of the same frames."""
+"""Layouts of clips, read back by a naive reader of each benchmark and held against the id buffer of the same frames."""
 
 from __future__ import annotations
 
@@ -6,72 +6,18 @@ import json
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from xml.etree import ElementTree
 
 import cv2
 import numpy as np
-import pytest
 from PIL import Image
 from scipy.io import loadmat
-from skimage.measure import points_in_poly
 
 from components.common.ffmpeg import ffmpeg_exe, probe
 from components.common.progress import Progress
 from components.download.world import WorldParams, write_world
-from components.download.world.classes import ADE_NAMES, BY_NAME, GROUNDS, KINDS, NAMES, VIP_PARTS
-from components.download.world.clip import Clip
+from components.download.world.classes import BY_NAME, VIP_PARTS
 from components.download.world.layouts import WRITERS
-from components.download.world.render import Frame, Seen
-
-ALL = sorted(WRITERS)
-PARAMS = WorldParams(
-    layouts=ALL, clips=2, train_clips=1, val_clips=1, clip_s=1.0, fps=6, width_px=128, height_px=96, stills_per_clip=2,
-    cuts_per_s=0.6, davis_void_px=1, crop_px=48, jpeg_quality=95, workers=1,
-)  # fmt: skip
-
-
-def _drawn(layout: str) -> int:
-    """Frames that a layout draws: stills, the instants of meetings, or all."""
-    if layout in ("voc", "ade20k", "coco"):
-        return 2 * PARAMS.stills_per_clip
-    if layout == "imagenet":
-        return sum(len(_meetings(clip)) for clip in WRITERS[layout].clips(PARAMS))
-    return 2 * PARAMS.n_frames
-
-
-def _meetings(clip: Clip) -> set[int]:
-    return {min(5, round(actor.meets * 6)) for _, _, shot in clip.shots() for actor in shot.actors}
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("world")
-    with Progress(0, "clips") as progress:
-        summary = write_world(PARAMS, out, tmp_path_factory.mktemp("scratch"), progress)
-    assert summary["layouts"].split(",") == ALL and summary["clips"] == 2 * len(ALL)
-    assert summary["frames"] == sum(_drawn(name) for name in ALL)
-    return out
-
-
-def frames(layout: str, split: str, number: int = 0) -> dict[int, Frame]:
-    clip = next(c for c in WRITERS[layout].clips(PARAMS) if (c.split, c.number) == (split, number))
-    return dict(clip.frames())
-
-
-def read_png(file: Path) -> np.ndarray:
-    return np.array(Image.open(file))
-
-
-def close(file: Path, image: np.ndarray) -> bool:
-    """A JPEG of the image: equal but for the compression."""
-    read = cv2.imread(str(file))
-    return read is not None and read.shape == image.shape and np.abs(read.astype(int) - image).mean() < 4
-
-
-def lines(file: Path) -> list[str]:
-    text = file.read_text()
-    assert text.endswith("\n")
-    return text.splitlines()
+from tests.download.small_world import PARAMS, close, frames, lines, naive_void, read_png
 
 
 def decode(file: Path) -> np.ndarray:
@@ -79,13 +25,6 @@ def decode(file: Path) -> np.ndarray:
     command = [ffmpeg_exe(), "-loglevel", "error", "-i", str(file), "-f", "rawvideo", "-pix_fmt", "bgr24", "pipe:1"]
     data = subprocess.run(command, capture_output=True, check=True).stdout
     return np.frombuffer(data, np.uint8).reshape(-1, 96, 128, 3)
-
-
-def naive_void(ids: np.ndarray) -> np.ndarray:
-    """Pixels with another id among their eight neighbours."""
-    padded = np.pad(ids.astype(int), 1, mode="edge")
-    shifts = [padded[1 + dy : 97 + dy, 1 + dx : 129 + dx] for dy in (-1, 0, 1) for dx in (-1, 0, 1)]
-    return np.any([shift != ids for shift in shifts], axis=0)
 
 
 def test_videos_decode_to_the_frames_that_were_drawn(world: Path) -> None:
@@ -162,108 +101,6 @@ def test_davis_has_no_void_by_default(tmp_path: Path) -> None:
         assert 0 < read_png(file).max() < 255
 
 
-def test_voc(world: Path) -> None:
-    root = world / "voc"
-    lists = {s: lines(root / "ImageSets" / "Segmentation" / f"{s}.txt") for s in ("train", "val", "trainval")}
-    assert len(lists["train"]) == len(lists["val"]) == 2 and lists["trainval"] == sorted(lists["train"] + lists["val"])
-    for split in ("train", "val"):
-        drawn = frames("voc", split)
-        for name in lists[split]:
-            frame = drawn[int(name.split("_")[1])]
-            assert close(root / "JPEGImages" / f"{name}.jpg", frame.image)
-            void = naive_void(frame.ids)
-            classes, objects = (
-                read_png(root / kind / f"{name}.png") for kind in ("SegmentationClass", "SegmentationObject")
-            )
-            np.testing.assert_array_equal(classes == 255, void)
-            np.testing.assert_array_equal(objects == 255, void)
-            boxed = [s.number for s in by_number(frame) if (frame.ids == s.number).sum() >= PARAMS.min_object_px]
-            for k, number in enumerate(boxed, start=1):  # the k-th object of the XML has value k
-                assert set(objects[(frame.ids == number) & ~void]) <= {k}
-            for seen in frame.seen:
-                inside = (frame.ids == seen.number) & ~void
-                assert set(classes[inside]) <= {BY_NAME[seen.kind].voc} and len(set(objects[inside])) <= 1
-            assert not classes[(frame.ids == 0) & ~void].any()
-            check_boxes(root / "Annotations" / f"{name}.xml", frame)
-
-
-def by_number(frame: Frame) -> list[Seen]:
-    return sorted(frame.seen, key=lambda seen: seen.number)
-
-
-def check_boxes(file: Path, frame: Frame) -> None:
-    root = ElementTree.parse(file).getroot()
-    found = []
-    for entry in root.iter("object"):
-        box = [int(entry.findtext(f"bndbox/{side}") or -1) for side in ("xmin", "ymin", "xmax", "ymax")]
-        found.append((entry.findtext("name"), box))
-    expected = []
-    for seen in by_number(frame):
-        rows, columns = np.nonzero(frame.ids == seen.number)
-        if len(rows) >= PARAMS.min_object_px:
-            expected.append((seen.kind, [columns.min() + 1, rows.min() + 1, columns.max() + 1, rows.max() + 1]))
-    assert found == expected
-
-
-def test_ade20k(world: Path) -> None:
-    root = world / "ade20k"
-    table = [line.split("\t") for line in lines(root / "objectInfo150.txt")]
-    assert table[0] == ["Idx", "Ratio", "Train", "Val", "Stuff", "Name"]
-    assert {int(row[0]): row[5] for row in table[1:]} == ADE_NAMES
-    pixels = np.zeros(256, int)
-    for split, folder in (("train", "training"), ("val", "validation")):
-        images, masks = (sorted((root / kind / folder).iterdir()) for kind in ("images", "annotations"))
-        drawn = frames("ade20k", split)
-        stills = Clip(PARAMS, split, 0).stills()
-        assert [f.stem for f in images] == [f.stem for f in masks] and len(images) == len(stills) == 2
-        for image, mask, still in zip(images, masks, stills, strict=True):
-            frame = drawn[still]
-            assert close(image, frame.image)
-            kinds = {0: 0, **{s.number: BY_NAME[s.kind].ade for s in frame.seen}}
-            stuff = [0, *GROUNDS.values()]
-            expected = [
-                [kinds[i] if i else stuff[g] for i, g in zip(*row, strict=True)]
-                for row in zip(frame.ids, frame.ground, strict=True)
-            ]
-            np.testing.assert_array_equal(read_png(mask), expected)
-            pixels += np.bincount(np.ravel(expected), minlength=256)
-    for row in table[1:]:
-        assert abs(float(row[1]) - pixels[int(row[0])] / pixels.sum()) < 1e-4
-
-
-def test_coco(world: Path) -> None:
-    root, ids = world / "coco", set()
-    for split in ("train", "val"):
-        document = json.loads((root / "annotations" / f"instances_{split}2017.json").read_text())
-        assert {c["id"]: c["name"] for c in document["categories"]} == {k.coco: k.coco_name for k in KINDS}
-        drawn, stills = frames("coco", split), Clip(PARAMS, split, 0).stills()
-        assert len(document["images"]) == 2
-        assert [a["id"] for a in document["annotations"]] == list(range(1, len(document["annotations"]) + 1))
-        for image, still in zip(document["images"], stills, strict=True):
-            ids.add(image["id"])
-            frame = drawn[still]
-            assert close(root / f"{split}2017" / image["file_name"], frame.image)
-            own = [a for a in document["annotations"] if a["image_id"] == image["id"]]
-            toys = [s for s in by_number(frame) if (frame.ids == s.number).sum() >= PARAMS.min_object_px]
-            assert len(own) == len(toys) and toys
-            for note, seen in zip(own, toys, strict=True):
-                check_instance(note, frame.ids == seen.number, BY_NAME[seen.kind].coco)
-    assert len(ids) == 4
-
-
-def check_instance(note: dict[str, object], mask: np.ndarray, category: int) -> None:
-    rows, columns = np.nonzero(mask)
-    width, height = np.ptp(columns) + 1, np.ptp(rows) + 1
-    assert note["bbox"] == [columns.min(), rows.min(), width, height]
-    assert (note["area"], note["category_id"], note["iscrowd"]) == (mask.sum(), category, 0)
-    y, x = np.mgrid[:96, :128] + 0.5
-    centres = np.stack([x.ravel(), y.ravel()], axis=1)
-    covered = np.zeros(len(centres), int)
-    for polygon in note["segmentation"]:  # type: ignore[attr-defined]
-        covered += points_in_poly(centres, np.reshape(polygon, (-1, 2)))
-    np.testing.assert_array_equal(covered.reshape(mask.shape), mask)
-
-
 def test_jhmdb(world: Path) -> None:
     root = world / "jhmdb"
     splits = {}
@@ -299,34 +136,6 @@ def test_vip(world: Path) -> None:
             np.testing.assert_array_equal(read[..., 0], frame.parts)
             seen |= set(np.unique(read).tolist())
     assert seen <= set(range(20)) and {2, 13} <= seen and len(seen) >= 7
-
-
-def test_imagenet(world: Path) -> None:
-    root = world / "imagenet"
-    assert lines(root / "classes.txt") == list(NAMES)
-    for split in ("train", "val"):
-        found = sorted((root / split).rglob("*.jpg"))
-        drawn = frames("imagenet", split)
-        actors = {a.number: a.kind for _, _, shot in Clip(PARAMS, split, 0).shots() for a in shot.actors}
-        assert found
-        for file in found:
-            kind, clip, number = file.stem.split("_")
-            assert kind == file.parent.name == actors[int(number)] and int(clip) == 0
-            image = cv2.imread(str(file))
-            assert image is not None and image.shape == (48, 48, 3)
-            assert any(crop_matches(image, frame, int(number)) for frame in drawn.values())
-
-
-def crop_matches(image: np.ndarray, frame: Frame, number: int) -> bool:
-    """The crop is a square of this frame about the toy's box."""
-    rows, columns = np.nonzero(frame.ids == number)
-    if not len(rows):
-        return False
-    side = min(round(PARAMS.crop_margin * max(np.ptp(rows) + 1, np.ptp(columns) + 1)), 96)
-    left = np.clip((columns.min() + columns.max() + 1 - side) // 2, 0, 128 - side)
-    top = np.clip((rows.min() + rows.max() + 1 - side) // 2, 0, 96 - side)
-    square = cv2.resize(frame.image[top : top + side, left : left + side], (48, 48), interpolation=cv2.INTER_AREA)
-    return bool(np.abs(square.astype(int) - image).mean() < 10)  # other frames: over 20
 
 
 def test_vidor(world: Path) -> None:

@@ -53,7 +53,7 @@ class Seen:
 class Frame:
     """One instant: `image` (h, w, 3) BGR, `ids` (h, w) uint16, `parts` and `ground` (h, w) uint8, toys back to front.
 
-    `ground` holds 1 + position in GROUNDS under the toys, too.
+    `ground` holds 1 + position in GROUNDS under the toys, too. Without truth `parts` and `ground` stay 0.
     """
 
     image: Bytes
@@ -95,11 +95,10 @@ class Renderer:
         to_frame = (view @ unit)[:2]
         image = cv2.warpAffine(self.ground.pixels, to_frame, self.size, borderMode=cv2.BORDER_REFLECT_101)
         ids = np.zeros((height, width), np.uint16)
-        parts = np.zeros((height, width), np.uint8)
-        ground = parts
+        parts, ground = np.zeros((2, height, width), np.uint8)
         if self.truth:
-            ground = cv2.warpAffine(
-                self.ground.kinds, to_frame, self.size, flags=cv2.INTER_NEAREST, borderMode=cv2.BORDER_REFLECT_101
+            cv2.warpAffine(
+                self.ground.kinds, to_frame, self.size, ground, cv2.INTER_NEAREST, borderMode=cv2.BORDER_REFLECT_101
             )
         near = [stage for stage in stages if stage.in_view(t, self.size)]
         near.sort(key=lambda stage: (stage.depth[t], stage.actor.number))
