@@ -50,10 +50,10 @@ class ClipDataset(Dataset[Batch]):
         index: folder of the clip index over that store.
         plan: the draw and the views to cut.
         seed: every random choice comes from (seed, epoch, sample).
-        decode_scaled: decode a sample's JPEGs at 1/2, 1/4 or 1/8 where no view is scaled up for that reason. Half the
-            time on large frames; nothing changes on frames near the views' size. What is lost: views are resampled
-            twice and so a little softer (2-3 levels of 255 from Pillow's on sharp frames instead of 1-2; libjpeg's part
-            is 0.3), and box edges lie on a grid of 2, 4 or 8 pixels. The geometry says where.
+        decode_scaled: decode a sample's JPEGs at 1/2, 1/4 or 1/8 where no view is scaled up for that reason. It takes
+            about half the time (1.4 -> 0.8 ms at 854x480); nothing changes on frames near the views' size. What is
+            lost: views are resampled twice and so a little softer (2-3 levels of 255 from Pillow's on sharp frames
+            instead of 1-2; libjpeg's part is 0.3), and box edges lie on a grid of 2, 4 or 8 pixels (see geometry).
 
     Raises:
         StageError: a folder is missing or damaged, or the draw has another number of frames than the plan.
@@ -228,10 +228,8 @@ def to_device(
 
     Bytes cross the bus, a quarter of what floats would be; `mean` and `std` are of RGB in 0..1.
     """
-    scale = 1 / (255 * torch.tensor(std, dtype=dtype, device=device))[:, None, None]
-    shift = (torch.tensor(mean, dtype=dtype, device=device) / torch.tensor(std, dtype=dtype, device=device))[
-        :, None, None
-    ]
+    middle, spread = (torch.tensor(v, dtype=dtype, device=device)[:, None, None] for v in (mean, std))
+    scale, shift = 1 / (255 * spread), middle / spread
     return {name: _normalise(views, device, scale, shift) for name, views in batch.views.items()}
 
 
