@@ -37,7 +37,7 @@ def _render(ctx: Context) -> None:
     from components.download.world import WorldParams, write_world
 
     assert isinstance(ctx.params, WorldParams)
-    with ctx.progress(0, "frames") as progress:
+    with ctx.progress(0, "clips") as progress:
         facts = write_world(ctx.params, ctx.outputs["data"], ctx.cache, progress)
     ctx.note("data", **{key: value for key, value in facts.items() if isinstance(value, int | float | str)})
 
