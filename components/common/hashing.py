@@ -23,24 +23,37 @@ def file_hash(path: Path) -> str:
     return digest.hexdigest()
 
 
-def files_below(path: Path) -> Iterator[Path]:
-    """All files of a folder in a fixed order; what is not whole yet and Python's byte code are no content."""
+def files_below(path: Path, above: frozenset[Path] = frozenset()) -> Iterator[Path]:
+    """All files of a folder in a fixed order; what is not whole yet and Python's byte code are no content.
+
+    Links to folders are followed, but not back into a folder that holds them.
+    """
+    real = path.resolve()
+    if real in above:
+        return
     for entry in sorted(path.iterdir()):
         if entry.name.endswith(".partial") or entry.name == "__pycache__":
             continue
         if entry.is_dir():
-            yield from files_below(entry)
+            yield from files_below(entry, above | {real})
         elif entry.is_file():
             yield entry
 
 
 def tree_hash(path: Path) -> str:
-    """Hash of a file, or of every relative path and content of a folder."""
+    """Hash of a file, or of every relative path and content of a folder.
+
+    A file that may not be read counts by its name: whether that is trouble is for the stage to say.
+    """
     if path.is_file():
         return file_hash(path)[:HEX_DIGITS]
     digest = hashlib.sha256()
     for file in files_below(path):
-        digest.update(f"{file.relative_to(path).as_posix()}\0{file_hash(file)}\n".encode())
+        try:
+            content = file_hash(file)
+        except PermissionError:
+            content = "unreadable"
+        digest.update(f"{file.relative_to(path).as_posix()}\0{content}\n".encode())
     return digest.hexdigest()[:HEX_DIGITS]
 
 

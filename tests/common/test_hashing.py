@@ -1,0 +1,68 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import yaml
+
+from components.common import hashing
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def tree(folder, files):
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    return folder
+
+
+FILES = {"a/x": b"1", "a/y": b"2", "b": b"3"}
+
+
+def test_the_hash_knows_names_and_contents_only(tmp_path):
+    first = hashing.tree_hash(tree(tmp_path / "one", FILES))
+    assert hashing.tree_hash(tree(tmp_path / "two", dict(reversed(FILES.items())))) == first
+    tree(tmp_path / "two", {"a/.z.partial": b"half", "a/__pycache__/x.pyc": b"c"})
+    assert hashing.tree_hash(tmp_path / "two") == first
+    for changed in ({**FILES, "b": b"4"}, {"a/x": b"1", "a/y": b"2", "c": b"3"}, {"a/x": b"12", "a/y": b"", "b": b"3"}):
+        assert hashing.tree_hash(tree(tmp_path / str(len(os.listdir(tmp_path))), changed)) != first
+
+
+def test_a_link_back_is_no_endless_walk(tmp_path):
+    folder = tree(tmp_path / "one", FILES)
+    before = hashing.tree_hash(folder)
+    (folder / "a" / "loop").symlink_to(folder)
+    assert hashing.tree_hash(folder) == before
+
+
+def test_an_unreadable_file_counts_by_its_name(tmp_path):
+    folder = tree(tmp_path / "one", FILES)
+    (folder / "b").chmod(0)
+    tmp_path.chmod(0o755)
+    code = (
+        f"import os, sys; sys.path.insert(0, {str(ROOT)!r})\n"
+        "from pathlib import Path; from components.common.hashing import tree_hash\n"
+        "if os.geteuid() == 0: os.setuid(65534)  # somebody who may not read it\n"
+        "print(tree_hash(Path('.')))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True)
+    assert len(done.stdout.strip()) == hashing.HEX_DIGITS, done.stderr
+
+
+def test_code_is_python_files_only(tmp_path):
+    package = tree(tmp_path / "p", {"a.py": b"x = 1", "notes.txt": b"1"})
+    before = hashing.code_hash([package])
+    tree(package, {"notes.txt": b"2", "a.pyc": b"3"})
+    assert hashing.code_hash([package]) == before
+    tree(package, {"a.py": b"x = 2"})
+    assert hashing.code_hash([package]) != before
+
+
+def test_hashes_of_finished_outputs_come_from_dvc(tmp_path):
+    lock = tmp_path / "dvc.lock"
+    assert hashing.locked_hashes(lock) == {}
+    lock.write_text(yaml.safe_dump({"stages": {"x": {"outs": [{"path": "data/x", "md5": "abc.dir"}, {"path": "y"}]}}}))
+    assert hashing.locked_hashes(lock) == {"data/x": "dvc-abc.dir"}
+    lock.write_text("stages: [")
+    assert hashing.locked_hashes(lock) == {}
