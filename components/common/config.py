@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from components.common.errors import StageError
 
@@ -32,7 +32,7 @@ class Params(BaseModel):
 class StageParams(Params):
     """Parameters of a stage. `seed` comes from the top level of params.yaml unless the section has its own."""
 
-    seed: int = 0
+    seed: int = Field(0, ge=0)
 
 
 def read_yaml(file: Path) -> Section:

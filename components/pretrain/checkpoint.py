@@ -28,18 +28,23 @@ class CheckpointStore:
     def __init__(self, folder: Path, identity: State) -> None:
         self.folder, self.identity = folder, identity
 
+    @property
+    def last(self) -> Path:
+        return self.folder / LAST
+
     def save(self, state: State) -> Path:
         """Write `last.pt`; the one before stays as `previous.pt`. A kill at any instant leaves a good one."""
-        last = self.folder / LAST
+        last = self.last
         with atomic_file(last) as partial:
-            torch.save({"format": FORMAT, "identity": self.identity, **state}, partial)
+            with partial.open("wb") as stream:  # given a path, torch reports a full disk as a defect of its own
+                torch.save({"format": FORMAT, "identity": self.identity, **state}, stream)
             if last.exists():
                 last.replace(self.folder / PREVIOUS)
         return last
 
     def load(self, device: torch.device) -> State | None:
         """The newest checkpoint that is whole, or None when there is none."""
-        files = [file for file in (self.folder / LAST, self.folder / PREVIOUS) if file.exists()]
+        files = [file for file in (self.last, self.folder / PREVIOUS) if file.exists()]
         for file in files:
             if is_whole(file):
                 return read(file, self.identity, device)

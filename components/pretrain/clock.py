@@ -19,16 +19,17 @@ class Clock:
         self._start = self._kept = time.monotonic()
         self._waited, self._images = 0.0, 0
 
-    def wait(self, batches: Iterator[Batch]) -> Batch:
-        """The next batch."""
-        start = time.monotonic()
-        batch = next(batches)
-        self._waited += time.monotonic() - start
-        return batch
-
-    def count(self, batch: Batch) -> None:
-        views = max(batch.values(), key=lambda v: v.shape[2])  # (B, views, frames, ...)
-        self._images += views.shape[0] * views.shape[2] * parallel.world_size()
+    def timed(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """The batches; counts what they hold and how long each let us wait."""
+        while True:
+            start = time.monotonic()
+            batch = next(batches, None)
+            if batch is None:
+                return
+            self._waited += time.monotonic() - start
+            views = max(batch.values(), key=lambda v: v.shape[2])  # (B, views, frames, 3, S, S)
+            self._images += views.shape[0] * views.shape[2] * parallel.world_size()
+            yield batch
 
     def lap(self) -> tuple[int, float, float]:
         """Images, seconds and share of waiting since the last call."""

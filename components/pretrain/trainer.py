@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -50,7 +49,7 @@ class Report:
         step: optimiser steps done.
         steps: how many of them this window has.
         row: the deterministic figures, as in curves.csv.
-        images: frames of all views' samples seen in this window, over all processes.
+        images: source frames seen in this window, over all processes.
         seconds: wall time of the window.
         data_wait: share of it spent waiting for the loader.
         flops_per_sample: of one forward and backward pass.
@@ -97,7 +96,7 @@ class Trainer:
         self.optimiser = build_optimiser(method.student, params.trainer)
         self.step = 0  # optimiser steps done
         self.curves: list[Row] = []
-        self.saved: Path | None = None  # the last checkpoint
+        self._saved_at: int | None = None  # step of the last checkpoint
         self._last_batch: Batch | None = None
 
     def train(self, report: Callable[[Report], None] = lambda _: None) -> None:
@@ -106,22 +105,18 @@ class Trainer:
             return
         trainer = self.params.trainer
         window, clock = Window(self.params.guards.rankme_samples), Clock()
-        batches = self.feed.batches(self.step, self.schedule.total)
-        batch = clock.wait(batches)
-        flops = flops_per_sample(self.method, batch, self.now())
-        model = self._parallel()
-        while True:
+        model, flops = None, 0
+        for batch in clock.timed(self.feed.batches(self.step, self.schedule.total)):
+            if model is None:
+                flops = flops_per_sample(self.method, batch, self.now())
+                model = self._parallel()
             self._one_step(model, batch, window)
-            clock.count(batch)
             if self.step % trainer.log_every_steps == 0 or self.step == self.schedule.total:
                 steps = self.step - (int(self.curves[-1]["step"]) if self.curves else 0)
                 row = self._close(window, steps)
                 report(Report(self.step, steps, row, *clock.lap(), flops))
                 self._keep(clock)
-            if self.step == self.schedule.total:
-                self._last_batch = batch
-                return
-            batch = clock.wait(batches)
+            self._last_batch = batch
 
     def _one_step(self, model: torch.nn.Module, batch: Batch, window: Window) -> None:
         """One optimiser step of `accumulate` micro-batches, then what follows the student."""
@@ -189,14 +184,17 @@ class Trainer:
             self.warn(f"the features look collapsed at step {self.step}: {sign}")
 
     def _advice(self) -> str:
-        saved = f"the last good checkpoint is {self.saved}" if self.saved else "no checkpoint was written before"
+        saved = "no checkpoint was written before"
+        if self._saved_at is not None and self.store is not None:
+            saved = f"the last good checkpoint is that of step {self._saved_at}, {self.store.last}"
         return f"{saved}; lower trainer.lr or lengthen trainer.warmup_epochs"
 
     def _keep(self, clock: Clock) -> None:
         """Write a checkpoint when it is time to; the first process decides, since clocks differ."""
         due = clock.since_kept() >= self.params.trainer.checkpoint_every_s
         if self.store is not None and due and parallel.rank() == 0:
-            self.saved = self.store.save(self.state())
+            self.store.save(self.state())
+            self._saved_at = self.step
             clock.kept()
 
     def state(self) -> State:
@@ -214,6 +212,7 @@ class Trainer:
             self.method.load_state_dict(state["method"])
             self.optimiser.load_state_dict(state["optimiser"])
             self.step, self.curves = state["step"], list(state["curves"])
+            self._saved_at = self.step
 
     def pictures(self) -> dict[str, list[Any]]:
         """The method's pictures of the run's last batch."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from components.common.config import nearest
 from components.common.errors import StageError
@@ -17,6 +17,9 @@ from components.promote.decide import Version, decide, decision_key, ranked
 from components.promote.evidence import Evidence
 from components.promote.gates import Decision
 from components.promote.registry import CANDIDATE, CHAMPION, Registry, as_text, score_tags
+
+if TYPE_CHECKING:
+    from mlflow.entities import LoggedModel
 
 DESCRIPTION_CHARS = 5000  # MLflow's column
 TRIES = 5  # another promotion may move the champion while this one decides
@@ -48,7 +51,10 @@ def promote(registry: Registry, evidence: Evidence, params: PromoteParams) -> Js
     run = found.candidate["run"]
     key = decision_key(evidence, params)
     for _ in range(TRIES):
-        candidate = registry.ensure(found.candidate["encoder_sha256"], *models[run], **_described(evidence, run))
+        model = models[run]
+        about = _described(evidence, run, model.tags.get("git_revision", "unknown"))
+        sha256 = found.candidate["encoder_sha256"]
+        candidate = registry.ensure(sha256, model.model_id, model.source_run_id, **about)
         champion = registry.at(CHAMPION)
         if earlier := _earlier(candidate, champion, key):
             registry.point(CANDIDATE, candidate.number)
@@ -81,11 +87,11 @@ def _carry_out(registry: Registry, decision: Decision, key: str, candidate: Vers
     return True
 
 
-def log_encoders(registry: Registry, evidence: Evidence) -> dict[str, tuple[str, str]]:
+def log_encoders(registry: Registry, evidence: Evidence) -> dict[str, LoggedModel]:
     """Every run's encoder as a LoggedModel that carries its scores, so that MLflow's pages can rank them.
 
     Returns:
-        run -> (model id, id of the MLflow run that made it).
+        run -> its LoggedModel.
     """
     client = registry.client
     experiment = store.experiment_id(client)
@@ -99,7 +105,7 @@ def log_encoders(registry: Registry, evidence: Evidence) -> dict[str, tuple[str,
             model = find_model(client, experiment, sha256)
         assert model is not None
         _log_scores(registry, model, evidence.scores[run])
-        made[run] = (model.model_id, model.source_run_id)
+        made[run] = model
     return made
 
 
@@ -114,7 +120,7 @@ def _home_run(registry: Registry, experiment: str, run: str, sha256: str) -> str
     return str(made.info.run_id)
 
 
-def _log_scores(registry: Registry, model: Any, scores: dict[str, Score]) -> None:
+def _log_scores(registry: Registry, model: LoggedModel, scores: dict[str, Score]) -> None:
     """Scores as metrics `task/name` of the LoggedModel; those it has already are not sent again."""
     from mlflow.entities import Metric
 
@@ -130,17 +136,28 @@ def _log_scores(registry: Registry, model: Any, scores: dict[str, Score]) -> Non
         registry.client.log_batch(model.source_run_id, metrics=new)
 
 
-def _described(evidence: Evidence, run: str) -> dict[str, Any]:
-    """Tags and description of a version: scores, and the model card with what it was made of."""
+def _described(evidence: Evidence, run: str, revision: str) -> dict[str, Any]:
+    """Tags and description of a version: the model card, the code and data it was made of, its scores."""
     folder, scores = evidence.folders[run], evidence.scores[run]
     about = read_config(folder).get("longtake", {})
     facts = {f"longtake.{key}": str(value) for key, value in about.items() if isinstance(value, str | int | float)}
     table = [
         f"| {task} | {s.primary} | {s.value:.4f} | {s.protocol} | {s.data_variant} |" for task, s in scores.items()
     ]
-    head = ["", "## Scores", "", "| task | metric | value | protocol | data |", "|---|---|---|---|---|"]
+    head = [
+        "",
+        f"- code: git revision `{revision}`",
+        "",
+        "## Scores",
+        "",
+        "| task | metric | value | protocol | data |",
+        "|---|---|---|---|---|",
+    ]
     text = "\n".join([_card(folder), *head, *table])
-    return {"tags": {"run": run, **facts, **score_tags(scores)}, "description": text[:DESCRIPTION_CHARS]}
+    return {
+        "tags": {"run": run, "git_revision": revision, **facts, **score_tags(scores)},
+        "description": text[:DESCRIPTION_CHARS],
+    }
 
 
 def _card(folder: Path) -> str:

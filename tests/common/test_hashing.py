@@ -1,4 +1,3 @@
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -26,7 +25,7 @@ def test_the_hash_knows_names_and_contents_only(tmp_path):
     tree(tmp_path / "two", {"a/.z.partial": b"half", "a/__pycache__/x.pyc": b"c"})
     assert hashing.tree_hash(tmp_path / "two") == first
     for changed in ({**FILES, "b": b"4"}, {"a/x": b"1", "a/y": b"2", "c": b"3"}, {"a/x": b"12", "a/y": b"", "b": b"3"}):
-        assert hashing.tree_hash(tree(tmp_path / str(len(os.listdir(tmp_path))), changed)) != first
+        assert hashing.tree_hash(tree(tmp_path / str(len(list(tmp_path.iterdir()))), changed)) != first
 
 
 def test_a_link_back_is_no_endless_walk(tmp_path):

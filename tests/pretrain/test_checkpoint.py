@@ -90,6 +90,17 @@ def test_a_save_that_dies_leaves_the_one_before(
     assert step_of(store) == 1
 
 
+def test_a_full_disk_is_an_error_of_the_machine(store: CheckpointStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.save(state(1))
+    opened = Path.open
+    monkeypatch.setattr(Path, "open", lambda self, *args, **kwargs: opened(Path("/dev/full"), *args, **kwargs))
+    with pytest.raises(OSError, match="No space left"):
+        store.save(state(2))
+    monkeypatch.undo()
+    assert step_of(store) == 1
+    assert [p.name for p in store.folder.iterdir()] == ["last.pt"]
+
+
 def test_another_runs_checkpoint_is_refused_by_what_differs(store: CheckpointStore) -> None:
     file = store.save(state(1))
     other = {**IDENTITY, "method": "dora", "trainer": {"lr": 0.2, "betas": [0.9, 0.999]}}

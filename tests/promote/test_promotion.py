@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from components.common.stage import main
@@ -66,6 +67,34 @@ def test_the_life_of_a_champion(world: World, capsys: pytest.CaptureFixture[str]
     assert commands.main(STAGE, ["list", "--model", "tiny"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 3 and "knn 0.5900  vos 0.7000" in lines[1] and "champion" in lines[1]
+
+
+def test_the_champion_gives_embeddings_and_timm_loads_the_same_file(world: World, tmp_path: Path) -> None:
+    import mlflow
+    import timm
+    import torch
+    from safetensors.torch import load_file
+
+    world.run("random", 0.3, 0.3, seed=1)
+    world.run("dino", 0.6, 0.6, seed=2)
+    promote(world)
+    images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
+    features = mlflow.pyfunc.load_model("models:/tiny@champion").predict(images)
+    place = Path(mlflow.artifacts.download_artifacts("models:/tiny@champion", dst_path=str(tmp_path)))
+    folder = place / "artifacts" / "encoder"
+    config = json.loads((folder / "config.json").read_text())
+    encoder = timm.create_model(config["architecture"], **config["model_args"]).eval()
+    encoder.load_state_dict(load_file(folder / "encoder.safetensors"))
+    with torch.no_grad():
+        x = (torch.from_numpy(images).permute(0, 3, 1, 2) / 255 - 0.5) / 0.25
+        np.testing.assert_allclose(features, encoder.forward_features(x)[:, 0].numpy(), atol=2e-5)
+    version = store.client().get_model_version_by_alias("tiny", "champion")
+    assert "A tiny encoder." in version.description and "| vos | main | 0.6000 | tiny | sample |" in version.description
+    assert version.tags["git_revision"] == "unknown" and version.tags["longtake.method"] == "dino"
+    best = store.client().search_logged_models(
+        [store.experiment_id(store.client())], order_by=[{"field_name": "metrics.`vos/main`", "ascending": False}]
+    )
+    assert [model.name for model in best] == ["dino", "random"]
 
 
 def _params(world: World) -> dict[str, Any]:
@@ -149,6 +178,26 @@ def _forget(world: World) -> None:
     client = store.client()
     client.delete_registered_model("tiny")
     world.decision.unlink()
+
+
+@pytest.mark.slow  # starts the stage four times
+def test_sigkill_at_random_instants_then_run_again(world: World) -> None:
+    world.run("random", 0.3, 0.3, seed=1)
+    world.run("dino", 0.6, 0.6, seed=2)
+    command = [sys.executable, "-m", "components.promote", *world.argv, "--decision", str(world.decision)]
+    for delay_s in np.random.default_rng(0).uniform(1.5, 6.0, 3):
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        try:
+            process.wait(delay_s)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+    assert subprocess.run(command, stdout=subprocess.DEVNULL).returncode == 0
+    killed = world.decision.read_bytes()
+    assert state() == [(1, "dino", ["candidate", "champion"])]
+    _forget(world)
+    promote(world)
+    assert world.decision.read_bytes() == killed
 
 
 @pytest.mark.slow  # two interpreters import MLflow

@@ -93,14 +93,14 @@ def _weights(folder: Path) -> Path:
 
 
 def _upload(client: MlflowClient, model: LoggedModel, folder: Path) -> None:
-    with tempfile.TemporaryDirectory() as scratch:
+    with tempfile.TemporaryDirectory(prefix="longtake-") as scratch:
         place = Path(scratch) / "model"
         save_pyfunc(folder, place, run_id=model.source_run_id, model_id=model.model_id)
         client.log_model_artifacts(model.model_id, str(place))
 
 
 def save_pyfunc(folder: Path, place: Path, *, run_id: str | None = None, model_id: str | None = None) -> None:
-    """Write the encoder as an MLflow model folder: MLmodel, the script, and below `artifacts/` a copy of `folder`."""
+    """Write the encoder as an MLflow model folder: MLmodel, the script, and `artifacts/encoder/`: `folder`, copied."""
     import mlflow
     from mlflow.environment_variables import MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR
     from mlflow.models import Model
@@ -108,15 +108,20 @@ def save_pyfunc(folder: Path, place: Path, *, run_id: str | None = None, model_i
     MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR.set(False)
     logging.getLogger("mlflow.utils.environment").setLevel(logging.ERROR)  # uv's environments have no pip: no news
     logging.getLogger("mlflow.pyfunc").setLevel(logging.WARNING)
-    mlflow.pyfunc.save_model(
-        str(place),
-        python_model=str(SCRIPT),
-        artifacts={"encoder": str(folder.resolve())},
-        mlflow_model=Model(model_uuid=model_id, run_id=run_id, model_id=model_id),
-        signature=_signature(int(read_config(folder).get("num_features", -1))),
-        pip_requirements=requirements(),
-        input_example=_example(),
-    )
+    with tempfile.TemporaryDirectory(prefix="longtake-") as scratch:
+        named = (
+            Path(scratch) / "encoder"
+        )  # MLflow names the copy after the folder; every model shall have the same name
+        named.symlink_to(folder.resolve(), target_is_directory=True)
+        mlflow.pyfunc.save_model(
+            str(place),
+            python_model=str(SCRIPT),
+            artifacts={"encoder": str(named)},
+            mlflow_model=Model(model_uuid=model_id, run_id=run_id, model_id=model_id),
+            signature=_signature(int(read_config(folder).get("num_features", -1))),
+            pip_requirements=requirements(),
+            input_example=_example(),
+        )
 
 
 def requirements() -> list[str]:

@@ -66,15 +66,19 @@ class Tracker:
         """Log a file; it is copied at once, since the stage may be gone when it is sent."""
         if self._journal is None:
             return
-        copy = self._journal.folder / "files" / folder / path.name
+        copy = self._journal.folder / "files" / folder / self._name(path)
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, copy)
         self._append("artifact", path=str(copy.relative_to(self._journal.folder)), folder=folder)
 
+    def _name(self, path: Path) -> str:
+        """A staged file goes by the name it will have in its place."""
+        return self.renamed.get(path.absolute(), path).name
+
     def pipeline_artifact(self, path: Path, folder: str = "") -> None:
         """Log a file to the pipeline's run (the report of all methods belongs to no single stage)."""
         self.artifact(path, folder)
-        self._append("pipeline_artifact", path=str(Path("files") / folder / path.name), folder=folder)
+        self._append("pipeline_artifact", path=str(Path("files") / folder / self._name(path)), folder=folder)
 
     def pipeline_metrics(self, values: Mapping[str, float]) -> None:
         """Log scalars to the pipeline's run."""

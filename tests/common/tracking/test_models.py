@@ -138,6 +138,12 @@ def test_loads_without_longtake_and_without_pickles(saved: Path, tmp_path: Path)
     assert not [file for file in saved.rglob("*") if file.suffix in (".pkl", ".pickle", ".pt", ".pth", ".bin")]
 
 
+def test_the_model_folder_lies_in_the_artifacts_as_it_is(saved: Path, folder: Path) -> None:
+    for file in folder.iterdir():
+        assert (saved / "artifacts" / "encoder" / file.name).read_bytes() == file.read_bytes()
+        assert not (saved / "artifacts" / "encoder" / file.name).is_symlink()
+
+
 def test_requirements_are_pinned_and_hold_no_address(saved: Path) -> None:
     lines = (saved / "requirements.txt").read_text().split()
     assert [line.split("==")[0] for line in lines] == list(models.NEEDS)
