@@ -71,7 +71,7 @@ class TrainerParams(Params):
 
 
 # These decide when work is done, not what comes out: a run may go on with others.
-NOT_IN_IDENTITY = ("workers", "checkpoint_every_s")
+NOT_IN_IDENTITY = ("workers", "processes", "checkpoint_every_s")
 
 
 class PretrainParams(StageParams):
