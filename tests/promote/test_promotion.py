@@ -92,7 +92,7 @@ def test_the_champion_gives_embeddings_and_timm_loads_the_same_file(world: World
     assert "A tiny encoder." in version.description and "| vos | main | 0.6000 | tiny | sample |" in version.description
     assert version.tags["git_revision"] == "unknown" and version.tags["longtake.method"] == "dino"
     best = store.client().search_logged_models(
-        [store.experiment_id(store.client())], order_by=[{"field_name": "metrics.`vos/main`", "ascending": False}]
+        [store.experiment_id(store.client())], order_by=[{"field_name": "metrics.vos/main", "ascending": False}]
     )
     assert [model.name for model in best] == ["dino", "random"]
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 import tempfile
 from importlib.metadata import version
 from pathlib import Path
@@ -109,10 +110,8 @@ def save_pyfunc(folder: Path, place: Path, *, run_id: str | None = None, model_i
     logging.getLogger("mlflow.utils.environment").setLevel(logging.ERROR)  # uv's environments have no pip: no news
     logging.getLogger("mlflow.pyfunc").setLevel(logging.WARNING)
     with tempfile.TemporaryDirectory(prefix="longtake-") as scratch:
-        named = (
-            Path(scratch) / "encoder"
-        )  # MLflow names the copy after the folder; every model shall have the same name
-        named.symlink_to(folder.resolve(), target_is_directory=True)
+        named = Path(scratch) / "encoder"  # MLflow names its copy after the folder, and follows no link
+        shutil.copytree(folder, named)
         mlflow.pyfunc.save_model(
             str(place),
             python_model=str(SCRIPT),

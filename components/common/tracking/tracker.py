@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 
 from components.common.errors import StageError
-from components.common.tracking.journal import Journal
+from components.common.tracking.journal import Journal, follower_lock
 
 SYSTEM_EVERY_S = 10.0  # MLflow's own interval of system metrics
 WAIT_S = 30.0  # longest a finished stage waits for its forwarder; what is left is sent later
@@ -33,7 +33,9 @@ class Tracker:
     def run(self, name: str, *, uid: str, folder: Path, tags: Mapping[str, str]) -> Iterator[None]:
         """Open the journal `folder/uid`; end it as FINISHED, FAILED or KILLED with the block."""
         self.uid, self._journal = uid, Journal(folder / uid)
-        self._append("start", name=name, uid=uid, tags={**tags, **common_tags()}, pid=os.getpid(), **_owner())
+        self._journal.own(os.getpid(), psutil.Process().create_time())
+        attach = os.environ.get("MLFLOW_RUN_ID", "")  # a run opened by others, to be used instead of one of our own
+        self._append("start", name=name, uid=uid, tags={**tags, **common_tags()}, attach=attach)
         stop = threading.Event()
         threading.Thread(target=self._watch, args=(stop,), daemon=True).start()
         forwarder = start_forwarder(self._journal, folder)
@@ -117,11 +119,6 @@ def git_revision() -> str:
         return "unknown"
 
 
-def _owner() -> dict[str, Any]:
-    """What decides which MLflow run this is: one given from outside, or one of our own below the pipeline's."""
-    return {"attach": os.environ.get("MLFLOW_RUN_ID", ""), "began": psutil.Process().create_time()}
-
-
 def status_of(error: BaseException) -> tuple[str, str]:
     """MLflow's status and a one-line reason for how a run ended."""
     if isinstance(error, KeyboardInterrupt):
@@ -130,9 +127,13 @@ def status_of(error: BaseException) -> tuple[str, str]:
 
 
 def start_forwarder(journal: Journal, folder: Path) -> subprocess.Popen[bytes] | None:
-    """Start the process that sends this journal (and those left over); none where LONGTAKE_TRACKING=off."""
-    if os.environ.get("LONGTAKE_TRACKING") == "off":
-        return None
+    """Start the process that sends this journal (and those left over).
+
+    None where LONGTAKE_TRACKING=off, or where a pipeline's follower sends them all.
+    """
+    with follower_lock(folder) as free:
+        if not free or os.environ.get("LONGTAKE_TRACKING") == "off":
+            return None
     command = [sys.executable, "-m", "components.common.tracking", "forward", str(journal.folder), str(folder)]
     package_root = Path(__file__).resolve().parents[3]
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(package_root), os.environ.get("PYTHONPATH", "")])}
