@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from components.common.errors import ExitCode, StageError
@@ -31,8 +33,8 @@ def main(argv: list[str] | None = None) -> int:
         return int(error.code)
     started = time.monotonic()
     env = environment(f"{name}-{time.strftime('%Y%m%d-%H%M%S')}")
-    code = subprocess.run([sys.executable, "-m", "dvc", "repro", *args.target], cwd=folder, env=env).returncode
-    subprocess.run([sys.executable, "-m", "components.common.tracking", "sync"], cwd=folder, env=env)
+    with followed(folder, env):
+        code = subprocess.run([sys.executable, "-m", "dvc", "repro", *args.target], cwd=folder, env=env).returncode
     if code != 0:
         print("\nrepro: a stage failed, see above. What was finished is kept; the same command goes on from there.")
         return int(ExitCode.CRASH)
@@ -56,6 +58,21 @@ def environment(pipeline_run: str) -> dict[str, str]:
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     given = {"LONGTAKE_HOME": str(ROOT), "LONGTAKE_GIT_REVISION": git_revision(), "LONGTAKE_PIPELINE_RUN": pipeline_run}
     return {"DVC_NO_ANALYTICS": "1", **given, **os.environ, "PATH": path}
+
+
+@contextlib.contextmanager
+def followed(folder: Path, env: dict[str, str]) -> Iterator[None]:
+    """Send the stages' journals from one process: importing mlflow in each stage would cost seconds a stage."""
+    tracking = Path(env.get("LONGTAKE_CACHE", folder / ".cache")) / "tracking"
+    tracking.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "components.common.tracking", "follow"]
+    with (tracking / "follower.log").open("ab") as log:
+        follower = subprocess.Popen(command, cwd=folder, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+    try:
+        yield
+    finally:
+        follower.terminate()
+        follower.wait()
 
 
 def summary(folder: Path, seconds: float) -> str:

@@ -59,18 +59,14 @@ class Context:
     def seed(self) -> int:
         return self.params.seed
 
-    @cached_property
-    def _locked(self) -> dict[str, str]:
-        return hashing.locked_hashes(Path("dvc.lock"))
-
     def input_hash(self, name: str) -> str:
-        """Content hash of an input (DVC's own where it has one); empty for an input that was left out."""
+        """Content hash of an input; empty for one that was left out."""
         path = self.inputs[name]
         if path is None:
             return ""
         if not path.exists():
             return hashing.json_hash(str(path))  # a name such as timm:vit_small_patch16_224
-        return self._locked.get(path.as_posix()) or hashing.tree_hash(path)
+        return outputs.content_hash(path)
 
     @cached_property
     def fingerprint(self) -> str:

@@ -8,9 +8,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 CHUNK_BYTES = 1 << 22
+NOT_CONTENT = ("__pycache__", ".longtake.json")  # byte code, and what a stage notes about its own output
 HEX_DIGITS = 32  # 128 bits: enough against accidents, short enough to read aloud
 
 
@@ -24,7 +23,7 @@ def file_hash(path: Path) -> str:
 
 
 def files_below(path: Path, above: frozenset[Path] = frozenset()) -> Iterator[Path]:
-    """All files of a folder in a fixed order; what is not whole yet and Python's byte code are no content.
+    """All files of a folder in a fixed order; what is not whole yet, byte code and markers are no content.
 
     Links to folders are followed, but not back into a folder that holds them.
     """
@@ -32,7 +31,7 @@ def files_below(path: Path, above: frozenset[Path] = frozenset()) -> Iterator[Pa
     if real in above:
         return
     for entry in sorted(path.iterdir()):
-        if entry.name.endswith(".partial") or entry.name == "__pycache__":
+        if entry.name.endswith(".partial") or entry.name in NOT_CONTENT:
             continue
         if entry.is_dir():
             yield from files_below(entry, above | {real})
@@ -71,16 +70,3 @@ def code_hash(packages: Iterable[Path]) -> str:
             if file.suffix == ".py":
                 digest.update(f"{file.relative_to(package.parent).as_posix()}\0{file_hash(file)}\n".encode())
     return digest.hexdigest()[:HEX_DIGITS]
-
-
-def locked_hashes(lock: Path) -> dict[str, str]:
-    """Hashes that DVC has already taken of finished outputs: output path -> md5.
-
-    Saves hashing terabytes twice; an output changed by hand since is noticed by DVC itself.
-    """
-    try:
-        stages = yaml.safe_load(lock.read_text(encoding="utf-8")).get("stages", {})
-        outs = [out for stage in stages.values() for out in stage.get("outs", [])]
-        return {out["path"]: f"dvc-{out['md5']}" for out in outs if "md5" in out}
-    except (OSError, yaml.YAMLError, AttributeError, KeyError, TypeError):
-        return {}

@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from components.common import hashing
 from components.common.errors import StageError
 
 PARTIAL = ".partial"  # suffix of what is not whole yet; ignored by git and DVC
@@ -72,8 +73,25 @@ def remove(path: Path) -> None:
 
 
 def mark(folder: Path, stage: str, output: str) -> None:
-    """Leave the marker in a finished output folder."""
-    (folder / MARKER).write_text(json.dumps({"made_by": stage, "output": output}) + "\n", encoding="utf-8")
+    """Leave the marker in a finished output folder: who made it, and the hash of what it holds."""
+    facts = {"made_by": stage, "output": output, "content": hashing.tree_hash(folder), **_extent(folder)}
+    (folder / MARKER).write_text(json.dumps(facts, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def content_hash(path: Path) -> str:
+    """Hash of an input, the same wherever it lies: from its marker where nothing was added or taken since, else taken anew."""
+    try:
+        facts = json.loads((path / MARKER).read_text(encoding="utf-8"))
+        if {key: facts[key] for key in ("files", "bytes")} == _extent(path):
+            return str(facts["content"])
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    return hashing.tree_hash(path)
+
+
+def _extent(folder: Path) -> dict[str, int]:
+    sizes = [file.stat().st_size for file in hashing.files_below(folder)]
+    return {"files": len(sizes), "bytes": sum(sizes)}
 
 
 def check_new_output(path: Path, *, like: str = MARKER) -> None:

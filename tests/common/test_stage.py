@@ -79,7 +79,7 @@ def stage(world, *more, out="out/index", env=None):
 
 
 def left_over(world):
-    return [p for p in (world / "out").rglob("*.partial*")] if (world / "out").exists() else []
+    return list((world / "out").rglob("*.partial*")) if (world / "out").exists() else []
 
 
 def test_a_stage_writes_whole_outputs_and_its_executor_output(world):

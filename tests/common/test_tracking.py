@@ -122,7 +122,7 @@ def test_a_killed_run_is_marked_and_goes_on_under_the_same_id(world):
     _, found = runs(world)
     assert found["killed"].info.status == "KILLED"
     assert run(world, "killed").returncode == 0
-    client, again = runs(world)
+    _client, again = runs(world)
     assert set(again) == {"killed"}
     assert again["killed"].info.run_id == found["killed"].info.run_id
     assert again["killed"].info.status == "FINISHED"
@@ -155,7 +155,7 @@ def test_a_fresh_database_survives_many_first_users(empty_world):
     processes = [subprocess.Popen(c, cwd=world, env=env, stderr=subprocess.PIPE) for c in commands]
     assert [p.wait(120) for p in processes] == [0] * 4
     assert sync(world).returncode == 0
-    client, found = runs(world)
+    _client, found = runs(world)
     assert set(found) == {"run0", "run1", "run2", "run3", "all"}
     parents = {found[f"run{i}"].data.tags["mlflow.parentRunId"] for i in range(4)}
     assert parents == {found["all"].info.run_id}

@@ -19,7 +19,15 @@ TINY: dict[str, Any] = {
     "methods": ["random", "dino", "dora"],
     "download": {
         "sample": {**WORLD, "layouts": ["videos"], "clips": 4},
-        "knn": {**WORLD, "layouts": ["imagenet"], "crop_px": 32, "train_clips": 3, "val_clips": 2},
+        "knn": {
+            **WORLD,
+            "layouts": ["imagenet"],
+            "crop_px": 32,
+            "clip_s": 2,
+            "objects": [5, 6],
+            "train_clips": 16,
+            "val_clips": 2,
+        },
         "vos": {**WORLD, "layouts": ["davis"], "clip_s": 1, "train_clips": 1, "val_clips": 2},
         "linear_seg": {**WORLD, "layouts": ["voc"], "train_clips": 3, "val_clips": 2, "stills_per_clip": 2},
     },
@@ -57,7 +65,7 @@ def environment(folder: Path, **more: str) -> dict[str, str]:
     """Stages run with this Python, one thread, and a store of their own."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW", "LONGTAKE"))}
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-    quiet = {"DVC_NO_ANALYTICS": "1", "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+    quiet = {"DVC_NO_ANALYTICS": "1", "OMP_NUM_THREADS": "1"}
     return {**kept, **quiet, "PATH": path, "LONGTAKE_HOME": str(folder), "LONGTAKE_TRACKING": "off", **more}
 
 

@@ -15,6 +15,7 @@ def main() -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("sync", help="send every pending journal to MLflow")
     commands.add_parser("pending", help="list the journals that were not sent to their end")
+    commands.add_parser("follow", help="send all journals until SIGTERM (a pipeline starts this itself)")
     live = commands.add_parser("forward", help="send one live journal (stages start this themselves)")
     live.add_argument("journal", type=Path)
     live.add_argument("folder", type=Path)
@@ -27,6 +28,9 @@ def main() -> int:
 
     if args.command == "forward":
         forward.forward(Journal(args.journal), args.folder)
+        return 0
+    if args.command == "follow":
+        forward.follow(folder)
         return 0
     waiting = len(pending(folder))
     troubles = forward.sync(folder)

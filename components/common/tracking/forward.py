@@ -6,6 +6,8 @@ Sending twice does no harm: a run is found again by its uid, and MLflow keeps eq
 from __future__ import annotations
 
 import os
+import signal
+import threading
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -14,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 
 from components.common.tracking import store
-from components.common.tracking.journal import Event, Journal, State, now_ms, pending
+from components.common.tracking.journal import Event, Journal, follower_lock, now_ms, pending
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -30,85 +32,90 @@ PARENT_TAG = "mlflow.parentRunId"
 
 def forward(journal: Journal, folder: Path) -> None:
     """Send a live journal until its run ends, then whatever else is pending below `folder`."""
-    wait = 0.0
+    line, wait = Line(), 0.0
     while not _finished(journal):
         time.sleep(POLL_S)
-        if time.monotonic() >= wait and not _try(journal):
+        if time.monotonic() >= wait and line.send(journal):
             wait = time.monotonic() + AWAY_S
-    if _try(journal):
-        sync(folder)
+    if not line.send(journal):
+        sync(folder, line)
 
 
-def sync(folder: Path) -> list[tuple[str, str]]:
+def follow(folder: Path) -> None:
+    """Send every journal below `folder` until SIGTERM: one process for a whole pipeline instead of one a stage."""
+    stop = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the stage; its end is still to be sent
+    folder.mkdir(parents=True, exist_ok=True)
+    line = Line()
+    with follower_lock(folder) as mine:
+        while mine and not stop.wait(POLL_S):
+            if sync(folder, line):
+                stop.wait(AWAY_S)
+    sync(folder, line)
+
+
+def sync(folder: Path, line: Line | None = None) -> list[tuple[str, str]]:
     """Send every pending journal below `folder`; returns (uid, trouble) of those that could not be sent."""
-    client = None
-    troubles = []
-    for journal in pending(folder):
+    line = line or Line()
+    tried = [(journal.folder.name, line.send(journal)) for journal in pending(folder)]
+    return [(uid, trouble) for uid, trouble in tried if trouble]
+
+
+class Line:
+    """A connection to the store, made on first use and kept."""
+
+    def __init__(self) -> None:
+        self._client: MlflowClient | None = None
+
+    def send(self, journal: Journal) -> str:
+        """Send what is new in a journal; returns what went wrong, or nothing. Whatever it was, the next try goes on."""
         try:
-            client = client or store.client()
-            send(client, journal)
-        except Exception as error:  # whatever the server did: the journal keeps it, the next sync tries again
-            troubles.append((journal.folder.name, f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"))
-    return troubles
-
-
-def _try(journal: Journal) -> bool:
-    try:
-        send(store.client(), journal)
-    except Exception as error:  # a forwarder must outlive any server
-        print(f"{journal.folder.name}: not sent, {type(error).__name__}: {error}", flush=True)
-        return False
-    return True
+            self._client = self._client or store.client()
+            send(self._client, journal)
+        except Exception as error:  # a forwarder must outlive any server
+            self._client = None
+            trouble = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            print(f"{journal.folder.name}: not sent, {trouble}", flush=True)
+            return trouble
+        return ""
 
 
 def _finished(journal: Journal) -> bool:
     """The run has ended, or its process has died without saying so."""
-    events, _ = journal.read(0)
-    if events and events[-1]["kind"] == "end":
-        return True
-    return _orphaned(events)
+    last = journal.last()
+    return last is not None and (last["kind"] == "end" or _orphaned(journal))
 
 
-def _orphaned(events: list[Event]) -> bool:
-    starts = [event for event in events if event["kind"] == "start"]
-    if not starts:
-        return False
+def _orphaned(journal: Journal) -> bool:
+    owner = journal.owner
     try:  # a process id alone may have been given to another process since
-        return abs(psutil.Process(starts[-1]["pid"]).create_time() - starts[-1]["began"]) > 1.0
+        return bool(abs(psutil.Process(owner["pid"]).create_time() - owner["began"]) > 1.0)
     except psutil.NoSuchProcess:
         return True
 
 
 def send(client: MlflowClient, journal: Journal) -> None:
     """Bring MLflow up to date with one journal; raises whatever the server raises, having kept its place."""
-    with journal.sending() as mine:
-        if not mine:
-            return
+    first = journal.first()
+    if first is None:
+        return
+    with journal.sending():
         state = journal.state
         events, offset = journal.read(state.offset)
-        if not events and state.run_id:
-            _close_orphan(client, journal, state)
-            return
-        everything, _ = journal.read(0)
-        first = next((event for event in everything if event["kind"] == "start"), None)
-        if first is None:
-            return
         if not state.run_id:
             state.run_id = _run_of(client, first)
             journal.save(state)
-        _Sender(client, journal, state.run_id, first).send(events)
-        state.offset, state.done = offset, bool(events) and events[-1]["kind"] == "end"
-        journal.save(state)
-        _close_orphan(client, journal, state)
-
-
-def _close_orphan(client: MlflowClient, journal: Journal, state: State) -> None:
-    """A process killed outright wrote no end: its run is marked KILLED (a resume opens it again)."""
-    events, _ = journal.read(0)
-    if not state.done and events and events[-1]["kind"] != "end" and _orphaned(events):
-        client.set_terminated(state.run_id, "KILLED", end_time=events[-1]["time_ms"])
-        state.done = True
-        journal.save(state)
+        if events:
+            _Sender(client, journal, state.run_id, first).send(events)
+            state.offset, state.done = offset, events[-1]["kind"] == "end"
+            journal.save(state)
+        last = journal.last()
+        if not state.done and last and last["kind"] != "end" and _orphaned(journal):
+            # killed outright, it wrote no end; a resume opens the run again
+            client.set_terminated(state.run_id, "KILLED", end_time=last["time_ms"])
+            state.done = True
+            journal.save(state)
 
 
 def _run_of(client: MlflowClient, start: Event) -> str:

@@ -20,6 +20,7 @@ from typing import Any
 from components.common.outputs import write_text
 
 Event = dict[str, Any]
+TAIL_BYTES = 1 << 16  # more than any one event
 
 
 def now_ms() -> int:
@@ -79,6 +80,35 @@ class Journal:
         end = data.rfind(b"\n") + 1
         return list(_events(data[:end])), offset + end
 
+    def first(self) -> Event | None:
+        """The event that opened the run."""
+        if not self.file.exists():
+            return None
+        with self.file.open("rb") as file:
+            return next((event for event in _events(file.readline())), None)
+
+    def last(self) -> Event | None:
+        """The newest whole event."""
+        if not self.file.exists():
+            return None
+        with self.file.open("rb") as file:
+            file.seek(max(0, self.file.stat().st_size - TAIL_BYTES))
+            data = file.read()
+        return next(_events(b"\n".join(reversed(data[: data.rfind(b"\n") + 1].splitlines()))), None)
+
+    @property
+    def owner(self) -> Event:
+        """`pid` of the writing process and when it `began`, in seconds since the epoch."""
+        try:
+            return dict(json.loads((self.folder / "owner.json").read_text(encoding="utf-8")))
+        except (FileNotFoundError, json.JSONDecodeError):
+            return {"pid": 0, "began": 0.0}
+
+    def own(self, pid: int, began: float) -> None:
+        """Note the process that writes from now on."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_text(self.folder / "owner.json", json.dumps({"pid": pid, "began": began}))
+
     @property
     def state(self) -> State:
         try:
@@ -90,15 +120,23 @@ class Journal:
         write_text(self.folder / "state.json", json.dumps(asdict(state)))
 
     @contextmanager
-    def sending(self) -> Iterator[bool]:
-        """Yield whether this process may send the journal: only one forwarder does at a time."""
+    def sending(self) -> Iterator[None]:
+        """Hold the right to send this journal: one process at a time."""
         with (self.folder / "lock").open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                yield False
-            else:
-                yield True
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+
+@contextmanager
+def follower_lock(folder: Path) -> Iterator[bool]:
+    """Yield whether this process may follow the journals of `folder`; False while another one does."""
+    with (folder / "follower.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
 
 
 def _events(data: bytes) -> Iterator[Event]:
@@ -115,4 +153,9 @@ def pending(folder: Path) -> list[Journal]:
     """Journals below `folder` that were not sent to their end, oldest first."""
     found = [Journal(file.parent) for file in folder.glob("*/journal.jsonl")]
     found.sort(key=lambda journal: journal.file.stat().st_ctime)
-    return [journal for journal in found if not journal.state.done]
+    return [journal for journal in found if _unsent(journal)]
+
+
+def _unsent(journal: Journal) -> bool:
+    state = journal.state
+    return not state.done or journal.file.stat().st_size > state.offset  # a resumed run goes on behind its end
