@@ -79,7 +79,7 @@ def mark(folder: Path, stage: str, output: str) -> None:
 
 
 def content_hash(path: Path) -> str:
-    """Hash of an input, the same wherever it lies: from its marker where nothing was added or taken since, else taken anew."""
+    """Hash of an input, wherever it lies: from its marker where nothing was added or taken since, else taken anew."""
     try:
         facts = json.loads((path / MARKER).read_text(encoding="utf-8"))
         if {key: facts[key] for key in ("files", "bytes")} == _extent(path):

@@ -18,7 +18,7 @@ class Far(Params):
 class Model(StageParams):
     epochs: int = Field(1, ge=0)
     inner: Inner = Inner()
-    many: list[Inner] = []
+    many: tuple[Inner, ...] = ()
     either: Inner | Far = Inner()
 
 
@@ -47,7 +47,7 @@ def test_a_value_out_of_range_names_key_value_and_range():
 
 def test_whole_floats_are_integers():
     assert parse(Model, {"epochs": 2.0}, "here").epochs == 2
-    with pytest.raises(StageError, match="'epochs' = 2.5"):
+    with pytest.raises(StageError, match=r"'epochs' = 2\.5"):
         parse(Model, {"epochs": 2.5}, "here")
 
 

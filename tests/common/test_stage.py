@@ -191,7 +191,8 @@ def test_help_answers_at_once_without_heavy_imports(name):
         "import runpy, sys\nsys.argv = ['x', '--help']\n"
         f"try: runpy.run_module('components.{name}', run_name='__main__')\n"
         "except SystemExit as end: assert end.code == 0\n"
-        "heavy = {'torch', 'mlflow', 'cv2', 'dvc', 'kfp', 'timm', 'boto3', 'pyarrow', 'matplotlib'} & set(sys.modules)\n"
+        "heavy = {'torch', 'mlflow', 'cv2', 'dvc', 'kfp', 'timm', 'boto3', 'pyarrow', 'matplotlib'}\n"
+        "heavy &= set(sys.modules)\n"
         "assert not heavy, heavy\n"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
