@@ -39,17 +39,17 @@ def read_dag(folder: Path) -> Dag:
     from dvc.repo import Repo
 
     with Repo(str(folder)) as repo:
-        stages = {stage.addressing: stage for stage in repo.index.stages}
+        stages = {stage.name: stage for stage in repo.index.stages}
         graph = repo.index.graph
-        edges = frozenset((dep.addressing, stage.addressing) for stage, dep in graph.edges)
-        order = [stage.addressing for stage in networkx.topological_sort(graph.reverse())]
+        edges = frozenset((dep.name, stage.name) for stage, dep in graph.edges)
+        order = [stage.name for stage in networkx.topological_sort(graph.reverse())]
         return Dag(tuple(_node(stages[name]) for name in order), edges)
 
 
 def _node(stage: Any) -> Node:
     params = [dep for dep in stage.deps if hasattr(dep, "params")]
     return Node(
-        name=stage.addressing,
+        name=stage.name,
         cmd=stage.cmd,
         desc=stage.desc or "",
         deps=tuple(dep.def_path for dep in stage.deps if not hasattr(dep, "params")),

@@ -83,7 +83,8 @@ def summary(folder: Path, seconds: float) -> str:
         lines += [board.read_text(encoding="utf-8").strip(), ""]
     decision = folder / "promotion" / "decision.json"
     if decision.exists():
-        lines += [f"Promotion   {json.loads(decision.read_text(encoding='utf-8'))['summary']}"]
+        made = json.loads(decision.read_text(encoding="utf-8"))
+        lines += [f"Promotion   {made['outcome']}: {made['reason']}"]
     lines += [
         f"Report      {folder / 'report' / 'index.html'}",
         "MLflow      make ui   (then http://127.0.0.1:5000)",
