@@ -98,11 +98,12 @@ def pictures_in(folder: Path) -> list[Path]:
     return [file for file in files if file.suffix.lower() in PICTURES and file.is_file()]
 
 
-def read_corpus(frames: Path | None, index: Path | None) -> dict[str, Any]:
-    """Flat facts of the frame store and the index, where they were given."""
+def read_corpus(frames: Path | None, index: Path | None) -> dict[str, str]:
+    """Flat facts of the frame store and the index, where they were given; nothing of single files."""
     store = _json(frames / "store.json") if frames else {}
     stats = _json(index / "stats.json") if index else {}
-    return {**_flat(store, "store."), **_flat(stats)}
+    told = {**{key: value for key, value in store.items() if key not in ("files", "format")}, **stats}
+    return {key: f"{value:,.6g}" if isinstance(value, float) else str(value) for key, value in _flat(told).items()}
 
 
 def contact_sheet(index: Path | None) -> Path | None:

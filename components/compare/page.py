@@ -136,6 +136,6 @@ def render(**content: Any) -> str:
     }
     own = {
         name: Markup((HERE / file).read_text(encoding="utf-8"))  # noqa: S704 - files of this package
-        for name, file in (("css", "style.css"), ("script", "sort.js"))
+        for name, file in (("css", "style.css"), ("script", "script.js"))
     }
     return env.get_template("page.html.j2").render(**tools, **own, **content)

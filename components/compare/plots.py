@@ -41,7 +41,8 @@ STYLE: Any = {
     "axes.facecolor": "none",
     "savefig.facecolor": "none",
 }
-CHART_WIDTH_IN, CURVE_HEIGHT_IN, ROW_IN, FRAME_IN = 4.6, 2.5, 0.27, 0.75
+CHART_WIDTH_IN, CURVE_HEIGHT_IN, ROW_IN, FRAME_IN = 4.6, 2.5, 0.3, 0.75
+LANES = 0.6  # share of a row's height over which the runs' dots are spread
 
 Curve = tuple[Sequence[float], Sequence[float]]
 
@@ -71,11 +72,11 @@ def dot_chart(
     for y, label in enumerate(labels):
         known = [of_run[label] for of_run in details.values() if label in of_run]
         axes.plot([min(known), max(known)], [y, y], color=RULE, linewidth=3, solid_capstyle="round", zorder=1)
-    for run, of_run in details.items():
+    for lane, (run, of_run) in enumerate(details.items()):  # a lane a run, so that equal values hide no dot
+        shift = (lane - (len(details) - 1) / 2) * LANES / len(details)
         rows = [y for y, label in enumerate(labels) if label in of_run]
-        axes.scatter(
-            [of_run[labels[y]] for y in rows], rows, s=34, color=hues[run], label=run, zorder=2, alpha=0.9, linewidths=0
-        )
+        values, at = [of_run[labels[y]] for y in rows], [y + shift for y in rows]
+        axes.scatter(values, at, s=30, color=hues[run], label=run, zorder=2, linewidths=0)
     axes.set_yticks(range(len(labels)), [_short(label) for label in labels])
     axes.set_ylim(len(labels) - 0.4, -0.6)
     axes.tick_params(axis="y", length=0)

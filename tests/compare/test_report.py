@@ -134,14 +134,14 @@ def test_corpus_facts_are_shown_where_given(finished: Finished) -> None:
     frames, index = finished.root / "frames", finished.root / "index"
     frames.mkdir()
     index.mkdir()
-    (frames / "store.json").write_text(json.dumps({"frames": 4242, "shards": {"a.tar": {"sha256": "f" * 64}}}))
-    (index / "stats.json").write_text(json.dumps({"hours": 1.25, "videos": {"train": 20}}))
+    (frames / "store.json").write_text(json.dumps({"videos": 4242, "files": {"a.tar": {"sha256": "f" * 64}}}))
+    (index / "stats.json").write_text(json.dumps({"hours": 1.25, "frames": {"train": 20}}))
     Image.new("RGB", (40, 30)).save(index / "contact_sheet.jpg")
     extra = ["--frames", str(frames), "--index", str(index)]
     assert main(STAGE, run, [*finished.argv, *extra]) == 0
     html = (finished.report / "index.html").read_text()
     text = Page(html).text
-    assert "4242" in text and "videos.train" in text and "f" * 64 not in text and "data:image/jpeg" in html
+    assert "4242" in text and "frames.train" in text and "f" * 64 not in text and "data:image/jpeg" in html
 
 
 @pytest.mark.parametrize(
@@ -184,11 +184,14 @@ const rows = () => [...document.querySelectorAll('#leaderboard tbody th')];
 const order = () => rows().map((th) => th.innerText.split(/\\s/)[0]).join(',');
 const orders = [order()];
 for (const i of [1, 1, 4, 0]) { heads[i].click(); orders.push(order()); }
+const first = document.querySelector('img.grows');
+first.click();
+const grown = document.getElementById('large').open && document.querySelector('#large img').src === first.src;
 const broken = [...document.images].filter((i) => i.complete && !i.naturalWidth).length;
 const wide = document.documentElement.scrollWidth > document.documentElement.clientWidth;
 const told = document.createElement('p');
 told.id = 'probe';
-told.textContent = `${orders.join('|')};${document.images.length},${broken},${wide}`;
+told.textContent = `${orders.join('|')};${document.images.length},${broken},${wide},${grown}`;
 document.body.append(told);
 </script></body>"""
 
@@ -210,5 +213,5 @@ def test_in_a_browser_it_sorts_and_says_no_error(finished: Finished, tmp_path: P
         "next_frame,dino,random,dora",  # mean rank, rows without one last
         "dino,dora,next_frame,random",  # by name
     ]
-    images, broken, wide = figures.split(",")
-    assert int(images) == 17 and broken == "0" and wide == "false"
+    images, broken, wide, grown = figures.split(",")
+    assert int(images) == 17 + 1 and (broken, wide, grown) == ("0", "false", "true")

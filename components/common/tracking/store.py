@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from components.common.outputs import put_in_place, remove, stage_path
+
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
@@ -46,10 +48,26 @@ def client() -> MlflowClient:
     uri = tracking_uri()
     mlflow.set_tracking_uri(uri)
     with store_lock(uri):
-        made = MlflowClient(tracking_uri=uri)
-        if uri.startswith("sqlite:"):
-            made.search_experiments(max_results=1)  # creates and migrates the tables
-        return made
+        _create(uri)
+        return MlflowClient(tracking_uri=uri)
+
+
+def _create(uri: str) -> None:
+    """Make a fresh SQLite store beside its place and rename it in.
+
+    MLflow migrates a new file through dozens of versions; a process killed meanwhile would leave one that MLflow
+    refuses for good ("out-of-date database schema").
+    """
+    from mlflow.tracking import MlflowClient
+
+    file = Path(uri.removeprefix("sqlite:///"))
+    if not uri.startswith("sqlite:///") or file.exists():
+        return
+    partial = stage_path(file)
+    for left in (partial, partial.with_name(f"{partial.name}-journal")):
+        remove(left)
+    MlflowClient(tracking_uri=f"sqlite:///{partial}").search_experiments(max_results=1)
+    put_in_place(partial, file)
 
 
 def experiment_id(client: MlflowClient) -> str:

@@ -1,5 +1,5 @@
-// Click a heading: sort by it, once more to turn the order. Rows without a value stay last.
 "use strict";
+// Click a heading: sort by it, once more to turn the order. Rows without a value stay last.
 for (const table of document.querySelectorAll("table.sortable")) {
   const heads = [...table.tHead.rows[0].cells];
   heads.forEach((head, column) => head.querySelector("button").addEventListener("click", () => {
@@ -18,4 +18,17 @@ for (const table of document.querySelectorAll("table.sortable")) {
     });
     table.tBodies[0].append(...rows);
   }));
+}
+
+// Click a picture: see it large; a click or Escape closes it.
+const large = document.getElementById("large");
+for (const picture of document.querySelectorAll("img.grows")) {
+  const grow = () => {
+    const shown = large.querySelector("img");
+    shown.src = picture.src;
+    shown.alt = picture.alt;
+    large.showModal();
+  };
+  picture.addEventListener("click", grow);
+  picture.addEventListener("keydown", (event) => { if (event.key === "Enter") grow(); });
 }
