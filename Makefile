@@ -6,6 +6,8 @@ UV_VERSION := 0.13.8
 READY := $(VENV)/.ready-$(shell cat requirements.lock Makefile | cksum | cut -d' ' -f1)
 export PYTHONDONTWRITEBYTECODE ?=
 export DVC_NO_ANALYTICS := 1
+# one process a core, one thread a process: two thread pools on two cores are slower than none
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
 .PHONY: help setup repro test test-fast lint lock bench ui clean
 
@@ -26,10 +28,10 @@ repro: setup  ## the whole pipeline on the sample world (RECIPE=name for another
 	@$(BIN)/python -m pipelines.repro $(if $(RECIPE),--recipe $(RECIPE)) $(ARGS)
 
 test: setup  ## every test that this machine can run
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(PYTEST) $(ARGS)
 
 test-fast: setup  ## under five minutes
-	@$(BIN)/python -m pytest -m "not slow and not docker and not gpu" $(ARGS)
+	@$(PYTEST) -m "not slow and not docker and not gpu" $(ARGS)
 
 lint: setup  ## format, lint, types
 	$(BIN)/ruff format --check .

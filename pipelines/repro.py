@@ -78,7 +78,7 @@ def followed(folder: Path, env: dict[str, str]) -> Iterator[None]:
 def summary(folder: Path, seconds: float) -> str:
     """The last words of a run: leaderboard, decision, report, MLflow."""
     lines = [""]
-    board = folder / "report" / "leaderboard.md"
+    board = folder / "report" / "leaderboard.txt"
     if board.exists():
         lines += [board.read_text(encoding="utf-8").strip(), ""]
     decision = folder / "promotion" / "decision.json"

@@ -194,20 +194,31 @@ def test_it_runs_without_mlflow_dvc_and_kfp(command: Command, tmp_path: Path) ->
 def test_a_stage_killed_at_random_instants_gives_the_same_bytes(method: str, command: Command, tmp_path: Path) -> None:
     longer = ("trainer.max_steps=60", "trainer.workers=1", "trainer.epochs=1000")
     train(command(method, *longer, model="whole/model"))
-    rng, kills = np.random.default_rng(0), 0
-    for _ in range(20):
+    rng, seen = np.random.default_rng(0), b""
+    for _ in range(3):
         running = process(command(method, *longer, model="killed/model"))
-        try:
-            running.communicate(timeout=float(rng.uniform(4, 14)))
-            assert running.returncode == 0
-            break
-        except subprocess.TimeoutExpired:
-            running.send_signal(signal.SIGKILL)
-            running.communicate()
-            kills += 1
-            assert not (tmp_path / "killed" / "model").exists()
-    assert kills >= 1, "it was never killed"
+        seen = wait_for_checkpoint(running, tmp_path / ".cache", seen)
+        time.sleep(float(rng.uniform(0, 0.3)))
+        running.send_signal(signal.SIGKILL)
+        running.communicate(timeout=60)
+        assert running.returncode == -signal.SIGKILL, "it was over before it could be killed"
+        assert not (tmp_path / "killed" / "model").exists()
+    last = process(command(method, *longer, model="killed/model"))
+    text, _ = last.communicate(timeout=300)
+    assert last.returncode == 0 and "going on from the checkpoint of step" in text, text
     assert contents(tmp_path / "whole" / "model") == contents(tmp_path / "killed" / "model")
+
+
+def wait_for_checkpoint(running: subprocess.Popen[str], cache: Path, seen: bytes = b"", most_s: float = 120) -> bytes:
+    """Wait until a checkpoint other than `seen` has been written; its bytes."""
+    deadline = time.monotonic() + most_s
+    while time.monotonic() < deadline:
+        assert running.poll() is None, running.communicate()[0]
+        for file in cache.rglob("last.pt"):
+            if (data := file.read_bytes()) != seen:
+                return data
+        time.sleep(0.05)
+    raise AssertionError(f"no checkpoint within {most_s} s")
 
 
 @pytest.mark.slow
@@ -226,10 +237,7 @@ def test_two_processes_of_the_stage_equal_one(command: Command, tmp_path: Path) 
 @pytest.mark.parametrize("change", ["trainer.processes=2", "trainer.workers=2"])
 def test_a_killed_stage_leaves_no_process_behind(change: str, command: Command, tmp_path: Path) -> None:
     running = process(command("dino", change, "trainer.max_steps=100000", "trainer.epochs=100000"))
-    deadline = time.monotonic() + 120
-    while not list((tmp_path / ".cache").rglob("last.pt")):
-        assert running.poll() is None and time.monotonic() < deadline
-        time.sleep(0.2)
+    wait_for_checkpoint(running, tmp_path / ".cache")
     others = psutil.Process(running.pid).children(recursive=True)
     assert others
     running.send_signal(signal.SIGKILL)
