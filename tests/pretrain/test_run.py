@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -215,8 +216,9 @@ def wait_for_checkpoint(running: subprocess.Popen[str], cache: Path, seen: bytes
     while time.monotonic() < deadline:
         assert running.poll() is None, running.communicate()[0]
         for file in cache.rglob("last.pt"):
-            if (data := file.read_bytes()) != seen:
-                return data
+            with contextlib.suppress(FileNotFoundError):  # between two renames
+                if (data := file.read_bytes()) != seen:
+                    return data
         time.sleep(0.05)
     raise AssertionError(f"no checkpoint within {most_s} s")
 
