@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -120,3 +121,16 @@ def test_all_methods_start_from_the_same_encoder(corpus: tuple[Path, Path]) -> N
     encoders = [trainer_of(params(method), corpus).method.encoder.state_dict() for method in ARGS]
     for name, value in encoders[0].items():
         assert all(torch.equal(other[name], value) for other in encoders[1:]), name
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on a CPU")
+@pytest.mark.parametrize("method", ARGS)
+def test_compiled_blocks_give_the_eager_result(method: str, corpus: tuple[Path, Path]) -> None:
+    quiet = {"drop_path": 0.0}  # compiled code draws its random numbers in another order
+    eager, compiled = (trainer_of(params(method, quiet, compile=on), corpus) for on in (False, True))
+    eager.train()
+    compiled.train()
+    assert eager.method.state_dict().keys() == compiled.method.state_dict().keys()
+    for name, value in eager.method.encoder.state_dict().items():
+        torch.testing.assert_close(compiled.method.encoder.state_dict()[name], value, rtol=1e-3, atol=1e-4)
