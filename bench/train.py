@@ -46,7 +46,7 @@ def main() -> None:
     """Train each method for some steps and print a line each; the first window (start-up, compilation) is left out."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--params", type=Path, default=Path("params.yaml"))
-    parser.add_argument("--methods", nargs="+", help="default: all of the parameter file with an `args` entry")
+    parser.add_argument("--methods", nargs="+", help="default: all of the parameter file but `random`")
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=["eager"])
     parser.add_argument("--steps", type=int, default=20, help="measured steps, after as many that are not")
     parser.add_argument("--batch", type=int, help="samples a step, instead of the parameter file's")
@@ -55,7 +55,7 @@ def main() -> None:
     parser.add_argument("--index", type=Path, help="clip index over --frames")
     args = parser.parse_args()
     document = read_yaml(args.params)
-    methods = args.methods or [name for name, own in document["pretrain"].items() if "args" in own and name != "shared"]
+    methods = args.methods or [name for name in document["pretrain"] if name not in ("shared", "random")]
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     print(f"{device_name(device)}, torch {torch.__version__}, {torch.get_num_threads()} threads")
     heads = ("host GiB", "GPU GiB", "GFLOP", "TFLOP/s")
