@@ -277,18 +277,21 @@ def test_bad_parameters_are_one_line(tmp_path, section, line):
     assert not (tmp_path / "data/raw/clips").exists()
 
 
+def part_bytes(folder):
+    return max((p.stat().st_size for p in folder.glob(".cache/download/clips/*/parts/*.part")), default=0)
+
+
 def test_a_killed_download_goes_on_and_ends_equal(tmp_path, server):
     server.pause_s = 0.02
     section = {"source": "http", "files": [{"url": server.url("a.mp4")}, {"url": server.url("b.mp4")}]}
     (tmp_path / "params.yaml").write_text(json.dumps({"download": {"clips": section}}))
     command = [sys.executable, "-m", "components.download", "--dataset", "clips", "--data", "data/raw/clips"]
     env = {**os.environ, "PYTHONPATH": str(ROOT), "LONGTAKE_TRACKING": "off"}
-    for wait_s in (0.3, 0.6):
+    for at_hand in (1, 2 << 20):  # bytes that came before the kill
         running = subprocess.Popen(command, cwd=tmp_path, env=env, stderr=subprocess.DEVNULL)
         deadline = time.monotonic() + 20
-        while not list(tmp_path.glob(".cache/download/clips/*/parts/*.part")) and time.monotonic() < deadline:
-            time.sleep(0.02)
-        time.sleep(wait_s)
+        while part_bytes(tmp_path) < at_hand and time.monotonic() < deadline:
+            time.sleep(0.01)
         running.send_signal(signal.SIGKILL)
         running.wait(10)
         assert not (tmp_path / "data/raw/clips").exists()

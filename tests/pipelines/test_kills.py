@@ -17,7 +17,7 @@ SEED = 20240  # a failure can be repeated
 KILLS_A_STAGE = 2
 STAGES = ["download", "extract_frames", "index", "pretrain", "evaluate"]
 # longer than in the other tests, so that there is something to interrupt
-LONGER = {"pretrain": {"shared": {"trainer": {"max_steps": 25}}}, "methods": ["dino"]}
+LONGER = {"pretrain": {"dino": {"trainer": {"max_steps": 40}}}, "methods": ["dino"]}
 
 
 @pytest.fixture(scope="module")
@@ -43,10 +43,11 @@ def kill_once(folder, stage: str, chance: random.Random) -> bool:
     while run.poll() is None and not stage_running(dvc, stage):
         time.sleep(0.02)
     time.sleep(chance.uniform(0.0, 4.0))
-    ended = run.poll() is not None
+    if run.poll() is not None:
+        return False
     os.killpg(run.pid, signal.SIGKILL)
     run.wait()
-    return not ended
+    return True
 
 
 def test_killed_anywhere_the_pipeline_ends_equal(undisturbed, tmp_path):
@@ -77,7 +78,7 @@ def test_a_full_disk_is_said_and_leaves_nothing_half(tmp_path, size):
         env = {**tiny.environment(small), "PYTHONPATH": str(tiny.ROOT)}
         failed = subprocess.run(command, cwd=small, env=env, capture_output=True, text=True)
         assert failed.returncode == 4, failed.stderr
-        assert "the disk is full" in failed.stderr
+        assert "the disk is full" in failed.stderr or "No space left on device" in failed.stderr  # we, or ffmpeg
         assert "Traceback" not in failed.stderr
         assert not (small / "data" / "clips").exists()
         (small / "filler").unlink()

@@ -12,7 +12,7 @@ SMALL = {
     "methods": ["random", "dino"],
     "extract_frames": {"clips": {"fps": 2, "short_side_px": 48}},
     "index": {"clips": {"draws": {"frame": {"offsets_s": [0]}}, "tolerance_s": 0.2}},
-    "pretrain": {"shared": {**tiny.TINY["pretrain"]["shared"]}},
+    "pretrain": tiny.TINY["pretrain"],
     "evaluate": {"knn": {"resize_px": 40, "crop_px": 32}, "vos": {"input_px": 64, "pictures": 1}},
 }
 

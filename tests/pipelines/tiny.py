@@ -46,7 +46,8 @@ TINY: dict[str, Any] = {
             },
             "args": {"out_dim": 64, "hidden_dim": 32, "bottleneck_dim": 16, "global_size_px": 32, "local_size_px": 16},
         },
-        "dora": {"trainer": {"batch_size": 4}, "args": {"n_frames": 2, "clip_crop_px": 48}},
+        "dino": {"trainer": {"max_steps": 6}},
+        "dora": {"trainer": {"max_steps": 6, "batch_size": 4}, "args": {"n_frames": 2, "clip_crop_px": 48}},
     },
     "evaluate": {
         "knn": {"resize_px": 40, "crop_px": 32},
