@@ -15,7 +15,7 @@ from tests.pipelines import tiny
 pytestmark = pytest.mark.slow
 SEED = 20240  # a failure can be repeated
 KILLS_A_STAGE = 2
-STAGES = ["download", "extract_frames", "index", "pretrain", "evaluate"]
+STAGES = {"download": 1.0, "extract_frames": 1.0, "index": 1.0, "pretrain": 7.0, "evaluate": 4.0}  # seconds they live
 # longer than in the other tests, so that there is something to interrupt
 LONGER = {"pretrain": {"dino": {"trainer": {"max_steps": 40}}}, "methods": ["dino"]}
 
@@ -42,7 +42,7 @@ def kill_once(folder, stage: str, chance: random.Random) -> bool:
     dvc = psutil.Process(run.pid)
     while run.poll() is None and not stage_running(dvc, stage):
         time.sleep(0.02)
-    time.sleep(chance.uniform(0.0, 4.0))
+    time.sleep(chance.uniform(0.0, STAGES[stage]))
     if run.poll() is not None:
         return False
     os.killpg(run.pid, signal.SIGKILL)

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from components.common.config import deep_merge
 from pipelines.workspace import make_workspace, merged_params, recipe_file
 from tests.pipelines import tiny
 
@@ -12,7 +13,7 @@ SMALL = {
     "methods": ["random", "dino"],
     "extract_frames": {"clips": {"fps": 2, "short_side_px": 48}},
     "index": {"clips": {"draws": {"frame": {"offsets_s": [0]}}, "tolerance_s": 0.2}},
-    "pretrain": tiny.TINY["pretrain"],
+    "pretrain": deep_merge(tiny.TINY["pretrain"], {"shared": {"trainer": {"warmup_epochs": 0.1}}}),
     "evaluate": {"knn": {"resize_px": 40, "crop_px": 32}, "vos": {"input_px": 64, "pictures": 1}},
 }
 
