@@ -53,15 +53,19 @@ def make_workspace(folder: Path, params: dict[str, Any]) -> Path:
 def merged_params(recipe: Path | None, changes: list[dict[str, Any]]) -> dict[str, Any]:
     """params.yaml, the recipe laid over it, then single changes.
 
-    A recipe's lists (methods, tasks, corpora), its `datasets`, and a dataset that names its `source` replace those of
-    params.yaml. Relative paths of local sources are taken from the project's folder.
+    A recipe's lists (methods, tasks, corpora), its `datasets`, its gates, and a dataset that names its `source` replace
+    those of params.yaml. Relative paths of local sources are taken from the project's folder.
     """
     params = read_yaml(ROOT / "params.yaml")
     if recipe is not None:
         over = read_yaml(recipe)
         if "datasets" in over:
             del params["datasets"]
-        params = _laid_over(params, over)
+        gates = {
+            **params.get("promote", {}),
+            **over.get("promote", {}),
+        }  # a gate of params.yaml may judge an absent task
+        params = {**_laid_over(params, over), "promote": gates}
     for change in changes:
         params = _laid_over(params, change)
     for entry in params.get("download", {}).values():

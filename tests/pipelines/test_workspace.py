@@ -21,6 +21,14 @@ def test_a_recipe_is_laid_over_the_parameters_and_its_lists_replace(tmp_path):
     assert params["evaluate"] == own["evaluate"]
 
 
+def test_a_recipe_brings_its_own_gates(tmp_path):
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text("promote: {must_not_lose: {knn: {margin: 0.1}}}\n")
+    own = yaml.safe_load((ROOT / "params.yaml").read_text())["promote"]
+    gates = merged_params(recipe, [])["promote"]
+    assert gates == {**own, "must_not_lose": {"knn": {"margin": 0.1}}}
+
+
 def test_an_unknown_recipe_is_named_with_the_known_ones():
     with pytest.raises(StageError, match=r"no recipe 'nope' \(known: "):
         recipe_file("nope")
