@@ -77,7 +77,7 @@ def stage(videos: Path, params: dict[str, object]) -> Spent:
         where = ["--corpus", "bench", "--videos", str(videos), "--frames", f"{folder}/frames"]
         start, cpu = time.perf_counter(), cpu_seconds()
         with contextlib.redirect_stdout(io.StringIO()):
-            code = run_stage(STAGE, run, [*where, "--params-json", json.dumps(params)])
+            code = run_stage(STAGE, run, [*where, "--param", f"extract_frames.bench={json.dumps(params)}"])
         if code:
             raise SystemExit(code)
         wall, cpu = time.perf_counter() - start, cpu_seconds() - cpu

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import errno
 import fcntl
+import json
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -23,6 +24,7 @@ from components.common import hashing, kfp_io, outputs
 from components.common.config import Section, StageParams, deep_merge, parse, read_yaml, section_of
 from components.common.context import Context, cache_root
 from components.common.errors import ExitCode, StageError
+from components.common.gather import gathered
 
 ParamsModel = type[StageParams] | Callable[[str | None, Section], type[StageParams]]
 
@@ -35,7 +37,8 @@ class Port:
         help: one line for `--help`.
         kind: folder or file.
         type: Kubeflow artifact type.
-        optional: may be left out (inputs only).
+        optional: may be left out.
+        many: a folder that holds several artifacts (inputs only); they may also be given one by one, as NAME=PATH.
         name_ok: the value may be a name instead of a path (`timm:vit_small_patch16_224`).
     """
 
@@ -43,6 +46,7 @@ class Port:
     kind: Literal["dir", "file"] = "dir"
     type: Literal["Dataset", "Model", "Metrics", "HTML", "Artifact"] = "Dataset"
     optional: bool = False
+    many: bool = False
     name_ok: bool = False
 
 
@@ -64,12 +68,40 @@ class Stage:
         for key in self.keys:
             parser.add_argument(f"--{key}", required=True, metavar="NAME")
         for name, port in {**self.inputs, **self.outputs}.items():
-            parser.add_argument(f"--{name}", required=not port.optional, metavar="PATH", help=port.help)
+            more: dict[str, Any] = {"action": "append", "metavar": "[NAME=]PATH"} if port.many else {"metavar": "PATH"}
+            parser.add_argument(f"--{name}", required=not port.optional, help=port.help, **more)
         parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="parameter file")
-        parser.add_argument("--params-json", metavar="JSON", help="the stage's section itself, instead of a file")
+        parser.add_argument(
+            "--param",
+            action="append",
+            default=[],
+            metavar="a.b=JSON",
+            help="a part of the parameters, instead of a file",
+        )
         parser.add_argument("--set", action="append", default=[], metavar="a.b=c", help="change one parameter")
         parser.add_argument("--executor-input", metavar="JSON", help="given by Kubeflow Pipelines")
+        parser.add_argument("--describe", action=_Describe, stage=self, help="print this declaration as JSON")
         return parser
+
+    def describe(self) -> dict[str, Any]:
+        """The declaration as plain data, for those who may not import a stage (the compiler of the pipeline)."""
+        facts = ("kind", "type", "optional", "many")
+        ports = {"inputs": self.inputs, "outputs": self.outputs}
+        described = {
+            side: {name: {fact: getattr(port, fact) for fact in facts} for name, port in named.items()}
+            for side, named in ports.items()
+        }
+        return {"name": self.name, "help": self.help, "keys": list(self.keys), **described}
+
+
+class _Describe(argparse.Action):
+    def __init__(self, option_strings: list[str], dest: str, stage: Stage, help: str) -> None:
+        super().__init__(option_strings, dest, nargs=0, help=help)
+        self._stage = stage
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        print(json.dumps(self._stage.describe()))
+        parser.exit()
 
 
 def main(stage: Stage, run: Callable[[Context], None], argv: list[str] | None = None) -> int:
@@ -97,7 +129,7 @@ def execute(stage: Stage, run: Callable[[Context], None], args: argparse.Namespa
     keys = {key: getattr(args, key) for key in stage.keys}
     params = resolve_params(stage, keys, args)
     inputs = {name: _input(port, name, getattr(args, name)) for name, port in stage.inputs.items()}
-    places = {name: Path(getattr(args, name)) for name in stage.outputs}
+    places = {name: Path(value) for name in stage.outputs if (value := getattr(args, name)) is not None}
     for name, place in places.items():
         _check_place(name, stage.outputs[name], place, inputs)
     ctx = Context(stage=stage.name, keys=keys, params=params, inputs=inputs, places=places)
@@ -118,42 +150,43 @@ def execute(stage: Stage, run: Callable[[Context], None], args: argparse.Namespa
 def resolve_params(stage: Stage, keys: dict[str, str], args: argparse.Namespace) -> StageParams:
     """The stage's validated parameters: file (or JSON), then `--set`."""
     key = keys.get(stage.section_key or (stage.keys[-1] if stage.keys else ""))
-    if args.params_json is not None:
-        section, where = _mapping(args.params_json, "--params-json"), "--params-json"
-    else:
-        section, where = section_of(read_yaml(args.params), stage.name, key, str(args.params)), str(args.params)
-        where += f", {stage.name}" + (f".{key}" if key else "")
+    where = "--param" if args.param else str(args.params)
+    section = section_of(_document(args), stage.name, key, where)
+    where += f", {stage.name}" + (f".{key}" if key else "")
     for change in args.set:
         section = deep_merge(section, parse_change(change))
     model = stage.params if isinstance(stage.params, type) else stage.params(key, section)
     return parse(model, section, where)
 
 
-def _mapping(text: str, where: str) -> Section:
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise StageError(f"not readable, {' '.join(str(error).split())}", where=where) from None
-    if not isinstance(value, dict):
-        raise StageError("expected a mapping", where=where)
-    return value
+def _document(args: argparse.Namespace) -> Section:
+    """The tree of parameters: the parts given on the command line, or the file."""
+    if not args.param:
+        return read_yaml(args.params)
+    document: Section = {}
+    for part in args.param:
+        document = deep_merge(document, parse_change(part, option="--param"))
+    return document
 
 
-def parse_change(text: str) -> Section:
+def parse_change(text: str, option: str = "--set") -> Section:
     """`a.b=c` as {"a": {"b": c}}, the value read as YAML."""
     path, sign, value = text.partition("=")
     if not sign or not path:
-        raise StageError(f"--set takes a.b=value, got '{text}'")
-    change: Any = yaml.safe_load(value)
+        raise StageError(f"{option} takes a.b=value, got '{text}'")
+    try:
+        change: Any = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise StageError(f"value not readable, {' '.join(str(error).split())}", where=f"{option} {path}") from None
     for part in reversed(path.split(".")):
         change = {part: change}
     return dict(change)
 
 
-def _input(port: Port, name: str, value: str | None) -> Path | None:
+def _input(port: Port, name: str, value: str | list[str] | None) -> Path | None:
     if value is None:
         return None
-    path = Path(value)
+    path = gathered(value, name, cache_root()) if isinstance(value, list) else Path(value)
     if port.name_ok and not path.exists():
         return path
     if not path.exists():

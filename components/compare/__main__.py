@@ -5,6 +5,8 @@ python -m components.compare --metrics metrics --details results --models models
 
 from __future__ import annotations
 
+import shutil
+
 from components.common.context import Context
 from components.common.stage import Port, Stage, main
 from components.compare.config import CompareParams
@@ -13,13 +15,16 @@ STAGE = Stage(
     name="compare",
     help="Leaderboard, learning curves, plots and pictures of all runs, in one page that stands alone.",
     inputs={
-        "metrics": Port("folder of <run>-<task>.json", type="Metrics"),
-        "details": Port("folder of <run>-<task>/ with details.parquet and pictures", type="Artifact"),
-        "models": Port("folder of model folders", type="Model"),
+        "metrics": Port("folder of <run>-<task>.json", type="Metrics", many=True),
+        "details": Port("folder of <run>-<task>/ with details.parquet and pictures", type="Artifact", many=True),
+        "models": Port("folder of model folders", type="Model", many=True),
         "frames": Port("frame store of the corpus, for its facts", optional=True),
         "index": Port("index of the corpus, for its statistics and contact sheet", optional=True),
     },
-    outputs={"report": Port("index.html, leaderboard.{json,md,txt}, plots/", type="HTML")},
+    outputs={
+        "report": Port("index.html, leaderboard.{json,md,txt}, plots/", type="Artifact"),
+        "page": Port("index.html once more, as the one file that Kubeflow shows", "file", "HTML", optional=True),
+    },
     params=CompareParams,
 )
 
@@ -35,6 +40,8 @@ def run(ctx: Context) -> None:
     out = ctx.outputs["report"]
     report = Report(metrics, details, models, ctx.params)
     report.write(out, ctx.inputs["frames"], ctx.inputs["index"])
+    if "page" in ctx.outputs:
+        shutil.copyfile(out / "index.html", ctx.outputs["page"])
     ctx.tracker.metrics(report.summary())
     ctx.tracker.pipeline_metrics(report.summary())
     for name in ("index.html", "leaderboard.json", "leaderboard.md"):

@@ -14,7 +14,7 @@ STAGE = Stage(
     keys=("corpus",),
     inputs={
         "frames": Port("frame store of the corpus"),
-        "benchmarks": Port("folder with one sub-folder a benchmark, to check for leakage", optional=True),
+        "benchmarks": Port("folder with one sub-folder a benchmark, to check for leakage", optional=True, many=True),
     },
     outputs={
         "index": Port("clip index"),

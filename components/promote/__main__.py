@@ -21,8 +21,8 @@ STAGE = Stage(
     name="promote",
     help="Register the best encoder and make it champion if it passes the gates. Also: explain, rollback, list.",
     inputs={
-        "metrics": Port("folder of <run>-<task>.json", type="Metrics"),
-        "models": Port("folder of model folders", type="Model"),
+        "metrics": Port("folder of <run>-<task>.json", type="Metrics", many=True),
+        "models": Port("folder of model folders", type="Model", many=True),
     },
     outputs={"decision": Port("the decision and its reasons (JSON)", kind="file", type="Metrics")},
     params=PromoteParams,

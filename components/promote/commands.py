@@ -32,7 +32,7 @@ def explain(stage: Stage, argv: list[str]) -> None:
         parser.add_argument(f"--{name}", type=Path, default=Path(name), help=port.help)
     parser.add_argument("--decision", help=argparse.SUPPRESS)  # so that a stage's command line takes --dry-run
     parser.add_argument("--params", type=Path, default=Path("params.yaml"))
-    parser.add_argument("--params-json", metavar="JSON")
+    parser.add_argument("--param", action="append", default=[], metavar="a.b=JSON")
     parser.add_argument("--set", action="append", default=[], metavar="a.b=c")
     args = parser.parse_args(argv)
     params = resolve_params(stage, {}, args)

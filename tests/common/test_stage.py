@@ -147,7 +147,7 @@ def test_a_missing_input_and_a_wrong_parameter_are_named(world):
     assert "unknown key 'stepz', did you mean 'steps'?: params.yaml, index.sample" in stage(world).stderr
     (world / "frames" / "a").unlink()
     (world / "frames").rmdir()
-    assert "input 'frames' does not exist: frames" in stage(world, "--params-json", "{}").stderr
+    assert "input 'frames' does not exist: frames" in stage(world, "--param", "index.sample={}").stderr
 
 
 @pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM])
@@ -198,3 +198,26 @@ def test_help_answers_at_once_without_heavy_imports(name):
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "--params" in done.stdout
+
+
+def test_parameters_come_from_the_command_line_in_parts(world):
+    (world / "params.yaml").unlink()
+    parts = ["--param", 'index.shared={"mode": "bad"}', "--param", 'index.sample={"mode": "fine", "steps": 2.0}']
+    done = stage(world, "--param", "seed=3", *parts)
+    assert done.returncode == 0, done.stderr
+    bad = stage(world, "--param", 'index.sample={"steps": "many"}')
+    assert bad.returncode == 2
+    assert "'steps' = 'many'" in bad.stderr and "--param, index.sample" in bad.stderr
+    assert "value not readable" in stage(world, "--param", "index.sample={").stderr
+    assert "--param takes a.b=value" in stage(world, "--param", "index").stderr
+
+
+def test_a_stage_describes_itself_without_its_arguments(world):
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "stage.py", "--describe"], cwd=world, env=env, capture_output=True, text=True
+    )
+    described = json.loads(done.stdout)
+    assert described["keys"] == ["corpus"]
+    assert described["inputs"]["extra"] == {"kind": "dir", "type": "Dataset", "optional": True, "many": False}
+    assert described["outputs"]["note"]["type"] == "Metrics"

@@ -49,7 +49,7 @@ class Extraction:
     def __call__(self, **params):
         given = {"mode": "fps", "fps": 25.0, "short_side_px": 48, "max_bad_share": 0.5, "workers": 2, **params}
         where = ["--corpus", "c", "--videos", str(self.videos), "--frames", str(self.place)]
-        return main(STAGE, run, [*where, "--params-json", json.dumps(given)])
+        return main(STAGE, run, [*where, "--param", f"extract_frames.c={json.dumps(given)}"])
 
     def store(self, **params):
         assert self(**params) == 0

@@ -41,7 +41,7 @@ def start(corpus, name, workers=1):
     given = json.dumps({**PARAMS, "workers": workers})
     command = [sys.executable, "-m", "components.extract_frames", "--corpus", "c", "--videos", corpus.videos]
     env = {**os.environ, "LONGTAKE_CACHE": str(corpus.root / f"cache-{name}"), "PYTHONPATH": str(ROOT)}
-    where = ["--frames", corpus.root / name, "--params-json", given]
+    where = ["--frames", corpus.root / name, "--param", f"extract_frames.c={given}"]
     return subprocess.Popen([*command, *where], env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 

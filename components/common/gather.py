@@ -1,0 +1,45 @@
+"""Several artifacts seen as one folder.
+
+DVC hands a stage the parent folder of what other stages made (`metrics/`, `models/`). Kubeflow hands it the artifacts
+one by one, each at a place of its own: here they become a folder of links, so that a stage sees the same in both.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from components.common import hashing, outputs
+from components.common.errors import StageError
+
+
+def gathered(values: list[str], name: str, cache: Path) -> Path:
+    """The folder itself where one is given, else a folder of links below `cache`, made anew.
+
+    Args:
+        values: `PATH`, or `NAME=PATH` for each artifact; NAME is the artifact's name in the folder.
+        name: of the input, for messages.
+        cache: where the folder of links may be made.
+
+    Raises:
+        StageError: several folders without names, a name twice or with a `/`, an artifact that does not exist.
+    """
+    if len(values) == 1 and ("=" not in values[0] or Path(values[0]).exists()):
+        return Path(values[0])
+    links = [_named(value, name) for value in values]
+    if len({link for link, _ in links}) < len(links):
+        raise StageError(f"input '{name}' has two artifacts of one name", where=" ".join(values))
+    folder = cache / "gathered" / f"{name}-{hashing.json_hash(values)}"
+    outputs.remove(folder)
+    folder.mkdir(parents=True)
+    for link, target in links:
+        (folder / link).symlink_to(target.absolute())
+    return folder
+
+
+def _named(value: str, name: str) -> tuple[str, Path]:
+    link, sign, path = value.partition("=")
+    if not sign or not link or "/" in link or link in (".", ".."):
+        raise StageError(f"input '{name}' takes one folder, or NAME=PATH for each artifact, got '{value}'")
+    if not Path(path).exists():
+        raise StageError(f"input '{name}' does not exist", where=path, do="run the stage that makes it first")
+    return link, Path(path)
