@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
+
+from components.common.errors import StageError
+from pipelines.needs import Needs, parse_needs
+
+CODE = "components/"  # dependencies that an image brings along
 
 
 @dataclass(frozen=True)
@@ -24,6 +30,21 @@ class Node:
         """The stage's folder below components/."""
         return self.name.partition("@")[0]
 
+    @cached_property
+    def needs(self) -> Needs:
+        """`meta`, checked; raises StageError."""
+        return parse_needs(self.name, self.meta)
+
+    @property
+    def code(self) -> tuple[str, ...]:
+        """The dependencies that are code."""
+        return tuple(dep for dep in self.deps if dep.startswith(CODE))
+
+    @property
+    def data(self) -> tuple[str, ...]:
+        """The dependencies that other stages make."""
+        return tuple(dep for dep in self.deps if not dep.startswith(CODE))
+
 
 @dataclass(frozen=True)
 class Dag:
@@ -32,18 +53,44 @@ class Dag:
     nodes: tuple[Node, ...]
     edges: frozenset[tuple[str, str]]
 
+    def node(self, name: str) -> Node:
+        return next(node for node in self.nodes if node.name == name)
+
 
 def read_dag(folder: Path) -> Dag:
-    """Resolve dvc.yaml in `folder`: matrices, parameters, and edges by path (a folder contains its files)."""
+    """Resolve dvc.yaml in `folder`: matrices, parameters, and edges by path (a folder contains its files).
+
+    Raises:
+        StageError: dvc.yaml or params.yaml cannot be read, stages wait for each other, or two make one output.
+    """
     import networkx
+    from dvc.exceptions import DvcException
     from dvc.repo import Repo
 
-    with Repo(str(folder)) as repo:
-        stages = {stage.name: stage for stage in repo.index.stages}
-        graph = repo.index.graph
-        edges = frozenset((dep.name, stage.name) for stage, dep in graph.edges)
-        order = [stage.name for stage in networkx.topological_sort(graph.reverse())]
-        return Dag(tuple(_node(stages[name]) for name in order), edges)
+    try:
+        with Repo(str(folder)) as repo:
+            stages = {stage.name: stage for stage in repo.index.stages}
+            graph = repo.index.graph
+            edges = frozenset((dep.name, stage.name) for stage, dep in graph.edges)
+            order = list(networkx.lexicographical_topological_sort(graph.reverse(), key=lambda stage: stage.name))
+            return Dag(tuple(_node(stages[stage.name]) for stage in order), edges)
+    except DvcException as error:
+        raise StageError(" ".join(str(error).split()), where=folder / "dvc.yaml", do="mend the stages there") from None
+
+
+def check_sources(dag: Dag) -> None:
+    """Every dependency comes from a stage, or with the image; raises StageError for one that a pod would not find.
+
+    A folder of several outputs counts as made if some stage makes something in it.
+    """
+    made = [out for node in dag.nodes for out in node.outs]
+    for node in dag.nodes:
+        for dep in node.data:
+            if not any(out == dep or out.startswith(f"{dep}/") for out in made):
+                do = "let a stage make it (download copies files of yours)"
+                raise StageError(
+                    f"'{dep}' is a dependency of '{node.name}' that no stage makes", where="dvc.yaml", do=do
+                )
 
 
 def _node(stage: Any) -> Node:
