@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,11 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from components.common import hashing, outputs
+from components.common.claims import Claim
 from components.common.config import StageParams
+from components.common.errors import ExitCode, StageError
 from components.common.progress import Progress
 from components.common.tracking import Tracker
 
 PACKAGES = Path(__file__).resolve().parent.parent  # components/
+LEFT_AFTER_S = 7 * 86_400  # resumable work that nobody touched for a week; a failed pod is tried again within hours
 
 
 def cache_root() -> Path:
@@ -35,6 +39,7 @@ class Context:
         params: its validated parameters.
         inputs: input name -> path (None where an optional one was left out).
         places: output name -> where it will stand.
+        options: name -> value of what else the command line said.
         outputs: output name -> where to write it now: an empty folder or a file path, renamed in at the end.
         keep_cache: set it to leave `cache` behind after success.
         notes: output name -> metadata of the artifact.
@@ -45,10 +50,12 @@ class Context:
     params: StageParams
     inputs: dict[str, Path | None]
     places: dict[str, Path]
+    options: dict[str, str] = field(default_factory=dict)
     outputs: dict[str, Path] = field(default_factory=dict)
     keep_cache: bool = False
     notes: dict[str, dict[str, Any]] = field(default_factory=dict)
     tracker: Tracker = field(default_factory=Tracker)
+    _claims: dict[Path, Claim] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -70,22 +77,55 @@ class Context:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash of everything that decides the result: parameters, inputs, and the code of the stage."""
+        """Hash of everything that decides the result: parameters, options, inputs, and the code of the stage."""
         inputs = {name: self.input_hash(name) for name in self.inputs}
         code = hashing.code_hash([PACKAGES / "common", PACKAGES / self.stage])
-        return hashing.json_hash([self.stage, self.params.model_dump(mode="json"), inputs, code])
+        given = [self.params.model_dump(mode="json"), self.options]
+        return hashing.json_hash([self.stage, given, inputs, code])
 
     @cached_property
     def cache(self) -> Path:
         """A folder for resumable work that outlives a killed process but never serves other parameters or data."""
-        folder = cache_root() / self.stage / ("-".join(self.keys.values()) or "all") / self.fingerprint
+        parts = cache_root() / self.stage / ("-".join(self.keys.values()) or "all")
+        return self.claim(parts / self.fingerprint)
+
+    def claim(self, folder: Path) -> Path:
+        """Make a folder of resumable work, and keep every other process out of it until `release`.
+
+        Raises:
+            StageError: another run works there: one of equal parameters and data, on a cache that both see.
+        """
+        claim = Claim([folder], cache_root() / "locks")
+        if folder not in self._claims:
+            if not claim.take():
+                raise StageError(
+                    "another run is at the same work, with the same parameters and data",
+                    where=folder,
+                    do="wait for it, or give this one a cache of its own: LONGTAKE_CACHE",
+                    code=ExitCode.BUSY,
+                )
+            self._claims[folder] = claim
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
     def drop_cache(self) -> None:
-        """Remove the resumable work of this stage and key, that of older parameters included."""
-        if "cache" in self.__dict__:
-            outputs.remove(self.cache.parent)
+        """Remove the resumable work of this run, and what others of this stage and key left behind for good.
+
+        Another run's work stays while it runs, and for a week after: it may have failed and be tried again.
+        """
+        for folder in self._claims:
+            outputs.remove(folder)
+        for parent in {folder.parent for folder in self._claims}:
+            for other in parent.iterdir():
+                left = Claim([other], cache_root() / "locks")
+                if _untouched_s(other) > LEFT_AFTER_S and left.take():
+                    outputs.remove(other)
+                    left.release()
+
+    def release(self) -> None:
+        """End all claims: what this run left in its folders is for the next one."""
+        while self._claims:
+            self._claims.popitem()[1].release()
 
     def log(self, line: str) -> None:
         """One line for people."""
@@ -122,7 +162,15 @@ class Context:
     def _tags(self) -> dict[str, str]:
         inputs = {f"input.{name}": self.input_hash(name) for name, path in self.inputs.items() if path is not None}
         params = hashing.json_hash(self.params.model_dump(mode="json"))
-        return {"stage": self.stage, **self.keys, "params_hash": params, **inputs}
+        return {"stage": self.stage, **self.keys, **self.options, "params_hash": params, **inputs}
+
+
+def _untouched_s(folder: Path) -> float:
+    """Seconds since anything was written into a folder or directly below it; 0 for one that vanishes meanwhile."""
+    try:
+        return time.time() - max(path.stat().st_mtime for path in [folder, *folder.iterdir()])
+    except OSError:
+        return 0.0
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import argparse
 import errno
-import fcntl
 import json
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -20,7 +20,8 @@ from typing import Any, Literal
 
 import yaml
 
-from components.common import hashing, kfp_io, outputs
+from components.common import kfp_io, outputs
+from components.common.claims import Claim
 from components.common.config import Section, StageParams, deep_merge, parse, read_yaml, section_of
 from components.common.context import Context, cache_root
 from components.common.errors import ExitCode, StageError
@@ -39,6 +40,7 @@ class Port:
         type: Kubeflow artifact type.
         optional: may be left out.
         many: a folder that holds several artifacts (inputs only); they may also be given one by one, as NAME=PATH.
+        named: of many: whether each artifact needs its name; else paths will do.
         name_ok: the value may be a name instead of a path (`timm:vit_small_patch16_224`).
     """
 
@@ -47,12 +49,19 @@ class Port:
     type: Literal["Dataset", "Model", "Metrics", "HTML", "Artifact"] = "Dataset"
     optional: bool = False
     many: bool = False
+    named: bool = True
     name_ok: bool = False
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage's declaration. `params` is a model, or a function (key, section) -> model where it depends on them."""
+    """A stage's declaration.
+
+    Attributes:
+        params: a model, or a function (key, section) -> model where it depends on them.
+        options: name -> help of what a command line may say beside inputs, outputs and parameters.
+        section_key: which key selects the sub-section of the parameters; default: the last one.
+    """
 
     name: str
     help: str
@@ -60,7 +69,8 @@ class Stage:
     keys: tuple[str, ...] = ()
     inputs: dict[str, Port] = field(default_factory=dict)
     outputs: dict[str, Port] = field(default_factory=dict)
-    section_key: str | None = None  # which key selects the sub-section; default: the last one
+    options: dict[str, str] = field(default_factory=dict)
+    section_key: str | None = None
 
     def parser(self) -> argparse.ArgumentParser:
         """The command line; names are the same in dvc.yaml, in the container and in Kubeflow."""
@@ -68,8 +78,11 @@ class Stage:
         for key in self.keys:
             parser.add_argument(f"--{key}", required=True, metavar="NAME")
         for name, port in {**self.inputs, **self.outputs}.items():
-            more: dict[str, Any] = {"action": "append", "metavar": "[NAME=]PATH"} if port.many else {"metavar": "PATH"}
-            parser.add_argument(f"--{name}", required=not port.optional, help=port.help, **more)
+            metavar = "[NAME=]PATH" if port.many and port.named else "PATH"
+            action = "append" if port.many else "store"
+            parser.add_argument(f"--{name}", required=not port.optional, help=port.help, metavar=metavar, action=action)
+        for name, text in self.options.items():
+            parser.add_argument(f"--{name}", metavar="VALUE", help=text)
         parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="parameter file")
         parser.add_argument(
             "--param",
@@ -91,7 +104,7 @@ class Stage:
             side: {name: {fact: getattr(port, fact) for fact in facts} for name, port in named.items()}
             for side, named in ports.items()
         }
-        return {"name": self.name, "help": self.help, "keys": list(self.keys), **described}
+        return {"name": self.name, "help": self.help, "keys": list(self.keys), **described, "options": self.options}
 
 
 class _Describe(argparse.Action):
@@ -109,6 +122,8 @@ def main(stage: Stage, run: Callable[[Context], None], argv: list[str] | None = 
     args = stage.parser().parse_args(argv)
     signal.signal(signal.SIGTERM, _terminated)
     try:
+        if os.environ.get("RANK", "0") != "0":  # torchrun started it several times; pretrain's others never come here
+            raise StageError("this stage runs in one process", where=stage.name, do="set its gpus and nodes to 1")
         execute(stage, run, args)
     except StageError as error:
         print(f"{stage.name}: {error}", file=sys.stderr)
@@ -128,23 +143,31 @@ def execute(stage: Stage, run: Callable[[Context], None], args: argparse.Namespa
     """Resolve everything, run the stage, put its outputs in place."""
     keys = {key: getattr(args, key) for key in stage.keys}
     params = resolve_params(stage, keys, args)
-    inputs = {name: _input(port, name, getattr(args, name)) for name, port in stage.inputs.items()}
+    inputs = {name: _input(port, name, _given(port, name, args)) for name, port in stage.inputs.items()}
     places = {name: Path(value) for name in stage.outputs if (value := getattr(args, name)) is not None}
     for name, place in places.items():
         _check_place(name, stage.outputs[name], place, inputs)
-    ctx = Context(stage=stage.name, keys=keys, params=params, inputs=inputs, places=places)
+    options = {name: value for name in stage.options if (value := getattr(args, name)) is not None}
+    ctx = Context(stage=stage.name, keys=keys, params=params, inputs=inputs, places=places, options=options)
+    with ExitStack() as held:
+        held.enter_context(_only_one(ctx))
+        held.callback(ctx.release)
+        _run(stage, run, ctx)
+        if args.executor_input:
+            kfp_io.write_executor_output(args.executor_input, ctx.notes)
+        if not ctx.keep_cache:
+            ctx.drop_cache()
+
+
+def _run(stage: Stage, run: Callable[[Context], None], ctx: Context) -> None:
+    """Run the stage on fresh outputs and put them in place; without success none of them stays."""
     with ExitStack() as stack:
-        stack.enter_context(_only_one(ctx))
-        ctx.outputs = {name: _fresh(stage.outputs[name], place) for name, place in places.items()}
+        ctx.outputs = {name: _fresh(stage.outputs[name], place) for name, place in ctx.places.items()}
         for partial in ctx.outputs.values():
             stack.callback(outputs.remove, partial)
         stack.enter_context(ctx.tracked())
         run(ctx)
         _finish(stage, ctx)
-    if args.executor_input:
-        kfp_io.write_executor_output(args.executor_input, ctx.notes)
-    if not ctx.keep_cache:
-        ctx.drop_cache()
 
 
 def resolve_params(stage: Stage, keys: dict[str, str], args: argparse.Namespace) -> StageParams:
@@ -183,10 +206,18 @@ def parse_change(text: str, option: str = "--set") -> Section:
     return dict(change)
 
 
+def _given(port: Port, name: str, args: argparse.Namespace) -> str | list[str] | None:
+    """What the command line says of an input; a list of artifacts stands in Kubeflow's executor input alone."""
+    value: str | list[str] | None = getattr(args, name)
+    if value is None and port.many and args.executor_input:
+        return kfp_io.input_paths(args.executor_input, name) or None
+    return value
+
+
 def _input(port: Port, name: str, value: str | list[str] | None) -> Path | None:
     if value is None:
         return None
-    path = gathered(value, name, cache_root()) if isinstance(value, list) else Path(value)
+    path = gathered(value, name, cache_root(), port.named) if isinstance(value, list) else Path(value)
     if port.name_ok and not path.exists():
         return path
     if not path.exists():
@@ -234,15 +265,14 @@ def _finish(stage: Stage, ctx: Context) -> None:
 @contextmanager
 def _only_one(ctx: Context) -> Iterator[None]:
     """Two processes never build the same outputs at once."""
-    locks = cache_root() / "locks"
-    locks.mkdir(parents=True, exist_ok=True)
-    places = sorted(str(place.absolute()) for place in ctx.places.values())
-    with (locks / f"{hashing.json_hash(places)}.lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise StageError("another process is writing the same outputs", where=places[0]) from None
+    places = [place.absolute() for place in ctx.places.values()]
+    claim = Claim(places, cache_root() / "locks")
+    if not claim.take():
+        raise StageError("another process is writing the same outputs", where=min(places), code=ExitCode.BUSY)
+    try:
         yield
+    finally:
+        claim.release()
 
 
 def _terminated(signum: int, frame: object) -> None:

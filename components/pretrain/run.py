@@ -111,10 +111,10 @@ def _identity(ctx: Context) -> State:
 def _checkpoint_folder(ctx: Context) -> Path:
     """Beside `ctx.cache`, whose name holds all parameters: a run may go on with another number of workers.
 
-    The runner empties the folder above both after success, so a finished run leaves no checkpoint: five times the
-    encoder's size that nothing needs once the encoder is out. DVC's run cache keeps finished results.
+    The runner removes both after success, so a finished run leaves no checkpoint: five times the encoder's size that
+    nothing needs once the encoder is out. DVC's run cache keeps finished results.
     """
-    return ctx.cache.parent / f"checkpoints-{hashing.json_hash(_identity(ctx))}"
+    return ctx.claim(ctx.cache.parent / f"checkpoints-{hashing.json_hash(_identity(ctx))}")
 
 
 def _train(ctx: Context, trainer: Trainer) -> None:
