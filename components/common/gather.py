@@ -12,19 +12,22 @@ from components.common import hashing, outputs
 from components.common.errors import StageError
 
 
-def gathered(values: list[str], name: str, cache: Path) -> Path:
+def gathered(values: list[str], name: str, cache: Path, named: bool = True) -> Path:
     """The folder itself where one is given, else a folder of links below `cache`, made anew.
 
     Args:
         values: `PATH`, or `NAME=PATH` for each artifact; NAME is the artifact's name in the folder.
         name: of the input, for messages.
         cache: where the folder of links may be made.
+        named: whether the artifacts must have names; else they may be given as mere paths, and are numbered.
 
     Raises:
         StageError: several folders without names, a name twice or with a `/`, an artifact that does not exist.
     """
     if len(values) == 1 and ("=" not in values[0] or Path(values[0]).exists()):
         return Path(values[0])
+    if not named:
+        values = [f"{number:06d}={value}" for number, value in enumerate(values)]
     links = [_named(value, name) for value in values]
     if len({link for link, _ in links}) < len(links):
         raise StageError(f"input '{name}' has two artifacts of one name", where=" ".join(values))

@@ -13,6 +13,41 @@ from typing import Any
 from components.common.errors import StageError
 from components.common.outputs import write_text
 
+MOUNTS = {
+    "gs://": "/gcs/",
+    "minio://": "/minio/",
+    "s3://": "/s3/",
+}  # where the launcher puts an artifact of this scheme
+
+
+def input_paths(executor_input: str, name: str) -> list[str]:
+    """Where the artifacts of a list input lie in this container; empty when the task has no such input.
+
+    A command has a placeholder for one artifact only: for a list it gives the first. The executor input names them all,
+    and Kubeflow's launcher has put each at the place its address stands for (in a local run the address is the place).
+
+    Args:
+        executor_input: the JSON that Kubeflow passed.
+        name: of the input.
+
+    Raises:
+        StageError: this is no executor input.
+    """
+    artifacts = _part(executor_input, "inputs").get("artifacts", {})
+    try:
+        return [_local_path(artifact["uri"]) for artifact in artifacts.get(name, {}).get("artifacts", [])]
+    except (AttributeError, KeyError, TypeError) as error:
+        raise _not_an_executor_input(error) from None
+
+
+def _local_path(uri: str) -> str:
+    for scheme, mount in MOUNTS.items():
+        if uri.startswith(scheme):
+            return mount + uri.removeprefix(scheme)
+    if uri.startswith("oci://"):  # a model image, mounted whole under its name
+        return "/oci/" + uri.removeprefix("oci://").replace("/", "_") + "/models"
+    return uri
+
 
 def write_executor_output(executor_input: str, notes: dict[str, dict[str, Any]]) -> None:
     """Write executor_output.json.
@@ -21,12 +56,12 @@ def write_executor_output(executor_input: str, notes: dict[str, dict[str, Any]])
         executor_input: the JSON that Kubeflow passed.
         notes: output name -> metadata of its artifact.
     """
+    declared = _part(executor_input, "outputs")
     try:
-        declared = json.loads(executor_input)["outputs"]
         place = Path(declared["outputFile"])
         artifacts = declared.get("artifacts", {})
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise StageError(f"not an executor input of Kubeflow Pipelines: {error}", where="--executor-input") from None
+    except (KeyError, TypeError) as error:
+        raise _not_an_executor_input(error) from None
     described = {name: {"artifacts": [_with_metadata(entry, notes.get(name, {}))]} for name, entry in artifacts.items()}
     write_text(place, json.dumps({"artifacts": described}, sort_keys=True))
 
@@ -35,3 +70,18 @@ def _with_metadata(entry: dict[str, Any], note: dict[str, Any]) -> dict[str, Any
     artifact = dict(entry["artifacts"][0])
     artifact["metadata"] = {**artifact.get("metadata", {}), **note}
     return artifact
+
+
+def _part(executor_input: str, part: str) -> dict[str, Any]:
+    """`inputs` or `outputs`; what is empty Kubeflow leaves out."""
+    try:
+        found = json.loads(executor_input).get(part, {})
+    except (json.JSONDecodeError, AttributeError) as error:
+        raise _not_an_executor_input(error) from None
+    if not isinstance(found, dict):
+        raise _not_an_executor_input(TypeError(f"'{part}' is no mapping"))
+    return found
+
+
+def _not_an_executor_input(error: Exception) -> StageError:
+    return StageError(f"not an executor input of Kubeflow Pipelines: {error}", where="--executor-input")

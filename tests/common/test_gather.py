@@ -46,3 +46,15 @@ def test_what_cannot_be_one_folder_is_refused(artifacts, monkeypatch, values, li
     with pytest.raises(StageError, match="models") as error:
         gathered(values, "models", artifacts / "cache")
     assert line in str(error.value)
+
+
+def test_artifacts_that_need_no_names_are_numbered(artifacts):
+    folder = gathered(
+        [str(artifacts / "x/1/model"), str(artifacts / "y/2/model")], "parts", artifacts / "cache", named=False
+    )
+    assert [entry.resolve() for entry in sorted(folder.iterdir())] == [
+        artifacts / "x/1/model",
+        artifacts / "y/2/model",
+    ]
+    with pytest.raises(StageError, match="input 'parts' does not exist: absent"):
+        gathered(["absent", "away"], "parts", artifacts / "cache", named=False)
