@@ -54,6 +54,7 @@ class Cluster(Params):
     run_as_group: int = Field(ge=0)
     cpu_pool: Pool = Pool()
     gpu_pool: Pool = Pool()
+    gpus: bool = Field(True, description="false: no devices here, stages that ask for some run on cores")
     retry: Retry = Retry()
     fan_out_pods: int = Field(gt=0)
     pipeline_root: str

@@ -192,13 +192,21 @@ def _document(args: argparse.Namespace) -> Section:
     return document
 
 
+def _value(text: str) -> Any:
+    """A value as JSON, else as YAML: what is JSON means the same in both but for 1e-05, a word in YAML 1.1."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return yaml.safe_load(text)
+
+
 def parse_change(text: str, option: str = "--set") -> Section:
     """`a.b=c` as {"a": {"b": c}}, the value read as YAML."""
     path, sign, value = text.partition("=")
     if not sign or not path:
         raise StageError(f"{option} takes a.b=value, got '{text}'")
     try:
-        change: Any = yaml.safe_load(value)
+        change: Any = _value(value)
     except yaml.YAMLError as error:
         raise StageError(f"value not readable, {' '.join(str(error).split())}", where=f"{option} {path}") from None
     for part in reversed(path.split(".")):

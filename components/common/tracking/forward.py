@@ -13,8 +13,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import psutil
-
 from components.common.tracking import store
 from components.common.tracking.journal import Event, Journal, follower_lock, now_ms, pending
 
@@ -26,6 +24,7 @@ BATCH_PARAMS = 100
 VALUE_CHARS = 500  # MLflow 2's limit of a parameter's value; later servers take more
 POLL_S = 1.0
 AWAY_S = 30.0  # wait between tries at a server that does not answer
+SETTLE_S = 2.0  # longer than a server takes from one's search to one's new run
 UID_TAG = "longtake.uid"
 PARENT_TAG = "mlflow.parentRunId"
 
@@ -84,15 +83,7 @@ class Line:
 def _finished(journal: Journal) -> bool:
     """The run has ended, or its process has died without saying so."""
     last = journal.last()
-    return last is not None and (last["kind"] == "end" or _orphaned(journal))
-
-
-def _orphaned(journal: Journal) -> bool:
-    owner = journal.owner
-    try:  # a process id alone may have been given to another process since
-        return bool(abs(psutil.Process(owner["pid"]).create_time() - owner["began"]) > 1.0)
-    except psutil.NoSuchProcess:
-        return True
+    return last is not None and (last["kind"] == "end" or not journal.owned)
 
 
 def send(client: MlflowClient, journal: Journal) -> None:
@@ -110,8 +101,10 @@ def send(client: MlflowClient, journal: Journal) -> None:
             _Sender(client, journal, state.run_id, first).send(events)
             state.offset, state.done = offset, events[-1]["kind"] == "end"
             journal.save(state)
-        last = journal.last()
-        if not state.done and last and last["kind"] != "end" and _orphaned(journal):
+        if state.done or journal.owned:
+            return
+        last = journal.last()  # read after `owned`: nobody writes any more
+        if last and last["kind"] != "end":
             # killed outright, it wrote no end; a resume opens the run again
             client.set_terminated(state.run_id, "KILLED", end_time=last["time_ms"])
             state.done = True
@@ -138,13 +131,42 @@ def pipeline_run(client: MlflowClient, uid: str, tags: dict[str, str]) -> str:
 def find_or_create(
     client: MlflowClient, experiment: str, uid: str, name: str, tags: dict[str, str], start_ms: int
 ) -> str:
-    """The run tagged with `uid`; several stages may ask for the same new one at once."""
+    """The run tagged with `uid`; several stages may ask for the same new one at once.
+
+    An embedded store is locked meanwhile. A server knows no such lock: pods that start side by side would each make the
+    pipeline's run. So one that made it looks again when all who looked before it was there must have made theirs, and
+    all but the first give way.
+    """
     with store.store_lock(store.tracking_uri()):
-        found = client.search_runs([experiment], f"tags.`{UID_TAG}` = '{uid}'", order_by=["attributes.start_time ASC"])
-        if found:
-            return str(found[0].info.run_id)
+        if found := _runs_of(client, experiment, uid):
+            return found[0]
         run = client.create_run(experiment, start_time=start_ms, tags={**tags, UID_TAG: uid}, run_name=name)
-        return str(run.info.run_id)
+        made = str(run.info.run_id)
+        if store.tracking_uri().startswith("sqlite:"):
+            return made
+    time.sleep(SETTLE_S)
+    first = (_runs_of(client, experiment, uid) or [made])[0]
+    if first != made:
+        client.delete_run(made)
+    return first
+
+
+def _runs_of(client: MlflowClient, experiment: str, uid: str) -> list[str]:
+    order = ["attributes.start_time ASC", "attributes.run_id ASC"]
+    found = client.search_runs([experiment], f"tags.`{UID_TAG}` = '{uid}'", order_by=order)
+    return [str(run.info.run_id) for run in found]
+
+
+def end_pipeline(uid: str, status: str, reason: str, revision: str) -> str:
+    """Close the run of a whole pipeline as FINISHED, FAILED or KILLED, with the reason; returns its run id."""
+    from mlflow.entities import RunTag
+
+    client = store.client()
+    run_id = pipeline_run(client, uid, {"git_revision": revision})
+    values = {"longtake.outcome": status, "longtake.reason": reason[:VALUE_CHARS]}
+    client.log_batch(run_id, tags=[RunTag(key, value) for key, value in values.items() if value])
+    client.set_terminated(run_id, status)
+    return run_id
 
 
 class _Sender:

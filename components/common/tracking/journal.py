@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from components.common.outputs import write_text
 
@@ -44,6 +44,7 @@ class Journal:
         self.folder = folder
         self.file = folder / "journal.jsonl"
         self._fd: int | None = None
+        self._owner: IO[str] | None = None
 
     def append(self, kind: str, **content: Any) -> None:
         """Add one event with the present time."""
@@ -69,6 +70,9 @@ class Journal:
         if self._fd is not None:
             os.close(self._fd)
             self._fd = None
+        if self._owner is not None:
+            self._owner.close()
+            self._owner = None
 
     def read(self, offset: int) -> tuple[list[Event], int]:
         """Whole events from byte `offset` on, and the offset behind them."""
@@ -96,18 +100,23 @@ class Journal:
             data = file.read()
         return next(_events(b"\n".join(reversed(data[: data.rfind(b"\n") + 1].splitlines()))), None)
 
-    @property
-    def owner(self) -> Event:
-        """`pid` of the writing process and when it `began`, in seconds since the epoch."""
-        try:
-            return dict(json.loads((self.folder / "owner.json").read_text(encoding="utf-8")))
-        except (FileNotFoundError, json.JSONDecodeError):
-            return {"pid": 0, "began": 0.0}
-
-    def own(self, pid: int, began: float) -> None:
-        """Note the process that writes from now on."""
+    def own(self) -> None:
+        """Say that this process writes from now on, until `close` or its end."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_text(self.folder / "owner.json", json.dumps({"pid": pid, "began": began}))
+        self._owner = (self.folder / "owner.lock").open("w")
+        fcntl.flock(self._owner, fcntl.LOCK_SH)
+
+    @property
+    def owned(self) -> bool:
+        """Whether the writing process lives, on whatever machine: pods share the folder, but not their process ids."""
+        try:
+            with (self.folder / "owner.lock").open("r+") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            return False
+        except BlockingIOError:
+            return True
+        return False
 
     @property
     def state(self) -> State:
@@ -137,6 +146,16 @@ def follower_lock(folder: Path) -> Iterator[bool]:
             yield False
         else:
             yield True
+
+
+def is_followed(folder: Path) -> bool:
+    """Whether a follower sends the journals of `folder`. Askers share the lock: several stages may start at once."""
+    with (folder / "follower.lock").open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        return False
 
 
 def _events(data: bytes) -> Iterator[Event]:

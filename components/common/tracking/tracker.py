@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 
 from components.common.errors import StageError
-from components.common.tracking.journal import Journal, follower_lock
+from components.common.tracking.journal import Journal, is_followed
 
 SYSTEM_EVERY_S = 10.0  # MLflow's own interval of system metrics
 WAIT_S = 30.0  # longest a finished stage waits for its forwarder; what is left is sent later
@@ -33,7 +33,7 @@ class Tracker:
     def run(self, name: str, *, uid: str, folder: Path, tags: Mapping[str, str]) -> Iterator[None]:
         """Open the journal `folder/uid`; end it as FINISHED, FAILED or KILLED with the block."""
         self.uid, self._journal = uid, Journal(folder / uid)
-        self._journal.own(os.getpid(), psutil.Process().create_time())
+        self._journal.own()
         attach = os.environ.get("MLFLOW_RUN_ID", "")  # a run opened by others, to be used instead of one of our own
         self._append("start", name=name, uid=uid, tags={**tags, **common_tags()}, attach=attach)
         stop = threading.Event()
@@ -131,9 +131,8 @@ def start_forwarder(journal: Journal, folder: Path) -> subprocess.Popen[bytes] |
 
     None where LONGTAKE_TRACKING=off, or where a pipeline's follower sends them all.
     """
-    with follower_lock(folder) as free:
-        if not free or os.environ.get("LONGTAKE_TRACKING") == "off":
-            return None
+    if os.environ.get("LONGTAKE_TRACKING") == "off" or is_followed(folder):
+        return None
     command = [sys.executable, "-m", "components.common.tracking", "forward", str(journal.folder), str(folder)]
     package_root = Path(__file__).resolve().parents[3]
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(package_root), os.environ.get("PYTHONPATH", "")])}
