@@ -16,10 +16,11 @@ import json
 import os
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from components.common import hashing
 from components.common.errors import StageError
+from components.common.s3.address import address_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -42,15 +43,17 @@ def shard_name(shard: int) -> str:
 class FrameStore:
     """Reader of a frame store; cheap to make, safe to share with forked, spawned and threaded workers.
 
+    Args:
+        path: the store's folder, or its `s3://` address: then frames are read by range through a cache on disk.
+
     Raises:
         StageError: `path` is not a frame store, or one of another format version.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
-        self.manifest = _read_manifest(self.path)
-        self._shards: dict[int, _Shard] = {}
-        self._lock = threading.Lock()
+    def __init__(self, path: str | os.PathLike[str] | Files) -> None:
+        self.files = _files(path) if isinstance(path, str | os.PathLike) else path
+        self.path = Path(path) if isinstance(path, str | os.PathLike) else Path(self.files.where(""))
+        self.manifest = _read_manifest(self.files)
 
     @functools.cached_property
     def frames(self) -> pa.Table:
@@ -71,7 +74,11 @@ class FrameStore:
     @property
     def fingerprint(self) -> str:
         """sha256 over the manifest, and with it over every byte of the store."""
-        return hashing.file_hash(self.path / MANIFEST)
+        return self.files.sha256(MANIFEST)
+
+    def where(self, shard: int) -> str:
+        """Path or address of a shard, for messages."""
+        return self.files.where(shard_name(int(shard)))
 
     def read(self, shard: int, offset: int, size: int) -> bytes:
         """The JPEG at `offset` of a shard: one positional read, so that forked workers may share the descriptor.
@@ -79,76 +86,141 @@ class FrameStore:
         Raises:
             StageError: the shard is missing or shorter than the table says.
         """
-        data = os.pread(self._open(int(shard)).fd, int(size), int(offset))
+        try:
+            data = self.files.read(shard_name(int(shard)), int(offset), int(size))
+        except FileNotFoundError:
+            raise StageError("missing shard", where=self.where(shard), do="extract the frames again") from None
         if len(data) != size:
-            where = self.path / shard_name(int(shard))
-            raise StageError(f"shard ends before byte {offset + size}", where=where, do="extract the frames again")
+            what = f"shard ends before byte {offset + size}"
+            raise StageError(what, where=self.where(shard), do="extract the frames again")
         return data
 
     def verify(self) -> None:
         """Compare every file with the sha256 in the manifest; raises StageError naming the first that differs."""
         for name, facts in self.manifest["files"].items():
-            file = self.path / name
-            if not file.is_file() or hashing.file_hash(file) != facts["sha256"]:
-                raise StageError("missing or changed since it was written", where=file, do="extract the frames again")
+            try:
+                same = self.files.sha256(name) == facts["sha256"]
+            except (FileNotFoundError, IsADirectoryError):
+                same = False
+            if not same:
+                where = self.files.where(name)
+                raise StageError("missing or changed since it was written", where=where, do="extract the frames again")
 
     def close(self) -> None:
         """Close the shards; reading opens them again."""
-        self._shards.clear()
+        self.files.close()
 
-    def __reduce__(self) -> tuple[type[FrameStore], tuple[Path]]:
-        return FrameStore, (self.path,)  # a spawned worker opens its own
-
-    def _open(self, number: int) -> _Shard:
-        shard = self._shards.get(number)
-        if shard is None:
-            shard = _Shard(self.path / shard_name(number))
-            with self._lock:
-                if len(self._shards) >= OPEN_SHARDS:
-                    del self._shards[next(iter(self._shards))]
-                self._shards[number] = shard
-        return shard
+    def __reduce__(self) -> tuple[type[FrameStore], tuple[Files]]:
+        return FrameStore, (self.files,)  # a spawned worker opens its own
 
     def _table(self, name: str) -> pa.Table:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
         try:
-            return pq.read_table(self.path / name)
+            return pq.read_table(self.files.table(name))
         except (OSError, pa.ArrowException) as error:
-            why = str(error).splitlines()[0]
-            raise StageError(
-                f"unreadable table, {why}", where=self.path / name, do="extract the frames again"
-            ) from None
+            why, where = str(error).splitlines()[0], self.files.where(name)
+            raise StageError(f"unreadable table, {why}", where=where, do="extract the frames again") from None
 
 
-class _Shard:
+class Files(Protocol):
+    """Where the files of a store lie. Every method that reads raises FileNotFoundError."""
+
+    def where(self, name: str) -> str:
+        """Path or address of a file."""
+
+    def read(self, name: str, offset: int, size: int) -> bytes:
+        """`size` bytes from `offset`, fewer at the end of the file."""
+
+    def whole(self, name: str) -> bytes:
+        """A file's bytes."""
+
+    def table(self, name: str) -> Any:
+        """A file as pyarrow reads it."""
+
+    def sha256(self, name: str) -> str:
+        """SHA-256 of a file, in hex."""
+
+    def close(self) -> None:
+        """Let go of what is open."""
+
+
+class LocalFiles:
+    """Files of a folder; descriptors stay open, and one positional read serves forked and threaded workers alike."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._open_files: dict[str, _OpenFile] = {}
+        self._lock = threading.Lock()
+
+    def __reduce__(self) -> tuple[type[LocalFiles], tuple[Path]]:
+        return LocalFiles, (self.path,)
+
+    def where(self, name: str) -> str:
+        return str(self.path / name)
+
+    def read(self, name: str, offset: int, size: int) -> bytes:
+        file = self._open(name)  # named, so that it stays open until the read is over
+        return os.pread(file.fd, size, offset)
+
+    def whole(self, name: str) -> bytes:
+        return (self.path / name).read_bytes()
+
+    def table(self, name: str) -> Path:
+        return self.path / name
+
+    def sha256(self, name: str) -> str:
+        return hashing.file_hash(self.path / name)
+
+    def close(self) -> None:
+        self._open_files.clear()
+
+    def _open(self, name: str) -> _OpenFile:
+        file = self._open_files.get(name)
+        if file is None:
+            file = _OpenFile(self.path / name)
+            with self._lock:
+                if len(self._open_files) >= OPEN_SHARDS:
+                    del self._open_files[next(iter(self._open_files))]
+                self._open_files[name] = file
+        return file
+
+
+class _OpenFile:
     """An open file that closes with its last reference, so no thread loses it in the middle of a read."""
 
     __slots__ = ("fd",)
 
     def __init__(self, file: Path) -> None:
         self.fd = -1
-        try:
-            self.fd = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
-        except FileNotFoundError:
-            raise StageError("missing shard", where=file, do="extract the frames again") from None
+        self.fd = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
 
     def __del__(self) -> None:
         if self.fd >= 0:
             os.close(self.fd)
 
 
-def _read_manifest(path: Path) -> dict[str, Any]:
+def _files(path: str | os.PathLike[str]) -> Files:
+    address = address_of(path)
+    if address is None:
+        return LocalFiles(Path(path))
+    from components.common.s3.files import S3Files  # pays for boto3 only where a store is read
+
+    return S3Files(address)
+
+
+def _read_manifest(files: Files) -> dict[str, Any]:
     try:
-        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+        manifest = json.loads(files.whole(MANIFEST))
         found = manifest["format"]
     except (FileNotFoundError, NotADirectoryError):
-        raise StageError("no frame store here", where=path, do="run extract_frames") from None
+        raise StageError("no frame store here", where=files.where(""), do="run extract_frames") from None
     except (ValueError, TypeError, KeyError):
-        raise StageError("unreadable manifest", where=path / MANIFEST, do="extract the frames again") from None
+        raise StageError("unreadable manifest", where=files.where(MANIFEST), do="extract the frames again") from None
     if found != FORMAT:
-        raise StageError(f"frame store of format {found}, this code reads {FORMAT}", where=path, do="extract again")
+        what = f"frame store of format {found}, this code reads {FORMAT}"
+        raise StageError(what, where=files.where(""), do="extract again")
     return dict(manifest)
 
 
