@@ -93,6 +93,7 @@ class Stage:
         )
         parser.add_argument("--set", action="append", default=[], metavar="a.b=c", help="change one parameter")
         parser.add_argument("--executor-input", metavar="JSON", help="given by Kubeflow Pipelines")
+        parser.add_argument("--check", action="store_true", help="check the parameters, then stop")
         parser.add_argument("--describe", action=_Describe, stage=self, help="print this declaration as JSON")
         return parser
 
@@ -143,6 +144,8 @@ def execute(stage: Stage, run: Callable[[Context], None], args: argparse.Namespa
     """Resolve everything, run the stage, put its outputs in place."""
     keys = {key: getattr(args, key) for key in stage.keys}
     params = resolve_params(stage, keys, args)
+    if args.check:
+        return
     inputs = {name: _input(port, name, _given(port, name, args)) for name, port in stage.inputs.items()}
     places = {name: Path(value) for name in stage.outputs if (value := getattr(args, name)) is not None}
     for name, place in places.items():

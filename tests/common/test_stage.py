@@ -221,3 +221,14 @@ def test_a_stage_describes_itself_without_its_arguments(world):
     assert described["keys"] == ["corpus"]
     assert described["inputs"]["extra"] == {"kind": "dir", "type": "Dataset", "optional": True, "many": False}
     assert described["outputs"]["note"]["type"] == "Metrics"
+
+
+def test_check_says_whether_the_parameters_are_right_and_stops(world):
+    assert stage(world, "--check").returncode == 0
+    assert not (world / "out").exists()
+    (world / "frames" / "a").unlink()
+    (world / "frames").rmdir()
+    assert stage(world, "--check").returncode == 0  # inputs are not asked for
+    wrong = stage(world, "--check", "--set", "stepz=2")
+    assert wrong.returncode == 2
+    assert "unknown key 'stepz', did you mean 'steps'?" in wrong.stderr
