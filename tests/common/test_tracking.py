@@ -1,3 +1,4 @@
+import fcntl
 import json
 import os
 import shutil
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.common.tracking.journal import Journal, State, pending
+from components.common.tracking.journal import Journal, State, follower_lock, is_followed, pending
 
 ROOT = Path(__file__).resolve().parents[2]
 RUN = """
@@ -126,6 +127,32 @@ def test_a_killed_run_is_marked_and_goes_on_under_the_same_id(world):
     assert set(again) == {"killed"}
     assert again["killed"].info.run_id == found["killed"].info.run_id
     assert again["killed"].info.status == "FINISHED"
+
+
+def test_a_journal_has_an_owner_wherever_it_runs(tmp_path):
+    """Pods share the folder but number their processes alike, so the lock says who lives, not a process id."""
+    code = (
+        "import sys\nfrom pathlib import Path\nfrom components.common.tracking.journal import Journal\n"
+        "journal = Journal(Path(sys.argv[1]))\njournal.own()\nprint('mine', flush=True)\nsys.stdin.read()"
+    )
+    seen = Journal(tmp_path / "run")
+    assert not seen.owned
+    command = [sys.executable, "-c", code, str(tmp_path / "run")]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    writer = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=env)
+    assert writer.stdout.readline() == b"mine\n"
+    assert seen.owned and seen.owned  # asking changes nothing
+    writer.kill()
+    writer.communicate()
+    assert not seen.owned
+
+
+def test_stages_that_start_together_do_not_take_each_other_for_a_follower(tmp_path):
+    with follower_lock(tmp_path) as mine:
+        assert mine and is_followed(tmp_path)
+    with (tmp_path / "follower.lock").open("a+") as asking:
+        fcntl.flock(asking, fcntl.LOCK_SH)  # another stage in the middle of the same question
+        assert not is_followed(tmp_path)
 
 
 def test_a_failure_keeps_its_reason(world):
