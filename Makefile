@@ -9,7 +9,11 @@ export DVC_NO_ANALYTICS := 1
 # one process a core, one thread a process: two thread pools on two cores are slower than none
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
-.PHONY: help setup repro test test-fast lint lock bench ui clean
+PYTHON_OK = $(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info[:2] <= (3, 12) else "Longtake needs Python 3.11 or 3.12, this is %s: make PYTHON=python3.12" % sys.version.split()[0])'
+COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
+  --no-emit-index-url
+
+.PHONY: help setup repro test test-fast lint lock images bench ui clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -17,7 +21,7 @@ help:  ## this list
 setup: $(READY)  ## the environment, from the hashed lock
 
 $(READY):
-	@$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info[:2] <= (3, 12) else "Longtake needs Python 3.11 or 3.12, this is %s: make PYTHON=python3.12" % sys.version.split()[0])'
+	@$(PYTHON_OK)
 	@rm -rf $(VENV)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
@@ -37,10 +41,17 @@ lint: setup  ## format, lint, types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/hadolint containers/Dockerfile
 
-lock: setup  ## renew requirements.lock (hashes, no addresses)
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --all-extras --generate-hashes --no-annotate \
-	  --no-header --no-emit-index-url --upgrade pyproject.toml -o requirements.lock
+lock: setup  ## renew requirements.lock and the images' locks (hashes, no addresses)
+	$(COMPILE) --all-extras --upgrade pyproject.toml -o requirements.lock
+	@for i in data train; do \
+	  $(COMPILE) --extra $$i --constraints requirements.lock pyproject.toml -o containers/$$i.lock || exit 1; done
+
+images:  ## both images, with their sizes (BASE=IMAGE or local, REGISTRY=, TAG=, ARGS=--push)
+	@$(PYTHON_OK)
+	@$(PYTHON) containers/build.py $(if $(BASE),--base $(BASE)) $(if $(REGISTRY),--registry $(REGISTRY)) \
+	  $(if $(TAG),--tag $(TAG)) $(ARGS)
 
 bench: setup  ## the speed tables: extraction, index, views, training, J and F
 	@for b in extract index views train jf; do $(BIN)/python -m bench.$$b || exit 1; done
