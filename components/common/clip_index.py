@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from components.common.errors import StageError
+from components.common.incoming import local_path
 from components.common.outputs import atomic_file, write_text
 
 FORMAT = 1
@@ -53,10 +54,13 @@ class FrameRow(NamedTuple):
 
 
 class ClipIndex:
-    """Reader of an index folder. Cheap to open, safe to fork and to pickle (a copy maps the files anew)."""
+    """Reader of an index folder. Cheap to open, safe to fork and to pickle (a copy maps the files anew).
+
+    Columns are mapped, so an index at an `s3://` address is fetched whole, once a machine.
+    """
 
     def __init__(self, path: Path | str) -> None:
-        self.path = Path(path)
+        self.path = local_path(path)
         self.meta = _read_meta(self.path)
         self.columns = Columns(self.path / "frames", int(self.meta["frames"]))
         self._draws: dict[str, np.memmap] = {}

@@ -17,7 +17,9 @@ from components.common import hashing, outputs
 from components.common.claims import Claim
 from components.common.config import StageParams
 from components.common.errors import ExitCode, StageError
+from components.common.incoming import content_at
 from components.common.progress import Progress
+from components.common.s3.address import address_of
 from components.common.tracking import Tracker
 
 PACKAGES = Path(__file__).resolve().parent.parent  # components/
@@ -71,6 +73,8 @@ class Context:
         path = self.inputs[name]
         if path is None:
             return ""
+        if (address := address_of(path)) is not None:
+            return content_at(address)
         if not path.exists():
             return hashing.json_hash(str(path))  # a name such as timm:vit_small_patch16_224
         return outputs.content_hash(path)

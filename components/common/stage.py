@@ -26,6 +26,10 @@ from components.common.config import Section, StageParams, deep_merge, parse, re
 from components.common.context import Context, cache_root
 from components.common.errors import ExitCode, StageError
 from components.common.gather import gathered
+from components.common.incoming import fetched, local_path
+from components.common.places import check_place, finish, fresh
+from components.common.s3.address import address_of
+from components.common.s3.outgoing import Outgoing
 
 ParamsModel = type[StageParams] | Callable[[str | None, Section], type[StageParams]]
 
@@ -42,6 +46,7 @@ class Port:
         many: a folder that holds several artifacts (inputs only); they may also be given one by one, as NAME=PATH.
         named: of many: whether each artifact needs its name; else paths will do.
         name_ok: the value may be a name instead of a path (`timm:vit_small_patch16_224`).
+        ranged: the stage reads an `s3://` address itself, piece by piece; what others name is fetched whole.
     """
 
     help: str
@@ -51,6 +56,7 @@ class Port:
     many: bool = False
     named: bool = True
     name_ok: bool = False
+    ranged: bool = False
 
 
 @dataclass(frozen=True)
@@ -147,30 +153,34 @@ def execute(stage: Stage, run: Callable[[Context], None], args: argparse.Namespa
     if args.check:
         return
     inputs = {name: _input(port, name, _given(port, name, args)) for name, port in stage.inputs.items()}
-    places = {name: Path(value) for name in stage.outputs if (value := getattr(args, name)) is not None}
-    for name, place in places.items():
-        _check_place(name, stage.outputs[name], place, inputs)
+    outgoing = Outgoing({name: value for name in stage.outputs if (value := getattr(args, name)) is not None})
+    for name, place in outgoing.places.items():
+        check_place(name, stage.outputs[name], place, inputs)
     options = {name: value for name in stage.options if (value := getattr(args, name)) is not None}
-    ctx = Context(stage=stage.name, keys=keys, params=params, inputs=inputs, places=places, options=options)
+    ctx = Context(stage.name, keys, params, inputs, outgoing.places, options=options)
     with ExitStack() as held:
         held.enter_context(_only_one(ctx))
         held.callback(ctx.release)
-        _run(stage, run, ctx)
+        _run(stage, run, ctx, outgoing)
         if args.executor_input:
             kfp_io.write_executor_output(args.executor_input, ctx.notes)
         if not ctx.keep_cache:
             ctx.drop_cache()
 
 
-def _run(stage: Stage, run: Callable[[Context], None], ctx: Context) -> None:
+def _run(stage: Stage, run: Callable[[Context], None], ctx: Context, outgoing: Outgoing) -> None:
     """Run the stage on fresh outputs and put them in place; without success none of them stays."""
     with ExitStack() as stack:
-        ctx.outputs = {name: _fresh(stage.outputs[name], place) for name, place in ctx.places.items()}
-        for partial in ctx.outputs.values():
-            stack.callback(outputs.remove, partial)
+        built = outgoing.is_built(ctx)
+        if not built:
+            ctx.outputs = {name: fresh(stage.outputs[name], place) for name, place in ctx.places.items()}
+            for partial in ctx.outputs.values():
+                stack.callback(outputs.remove, partial)
         stack.enter_context(ctx.tracked())
-        run(ctx)
-        _finish(stage, ctx)
+        if not built:
+            run(ctx)
+            finish(stage, ctx)
+        outgoing.send(ctx)
 
 
 def resolve_params(stage: Stage, keys: dict[str, str], args: argparse.Namespace) -> StageParams:
@@ -228,7 +238,12 @@ def _given(port: Port, name: str, args: argparse.Namespace) -> str | list[str] |
 def _input(port: Port, name: str, value: str | list[str] | None) -> Path | None:
     if value is None:
         return None
-    path = gathered(value, name, cache_root(), port.named) if isinstance(value, list) else Path(value)
+    if isinstance(value, list):
+        path = gathered([fetched(each) for each in value], name, cache_root(), port.named)
+    elif port.ranged and address_of(value) is not None:
+        return Path(value)
+    else:
+        path = local_path(value)
     if port.name_ok and not path.exists():
         return path
     if not path.exists():
@@ -238,39 +253,6 @@ def _input(port: Port, name: str, value: str | list[str] | None) -> Path | None:
     if port.kind == "file" and not path.is_file():
         raise StageError(f"input '{name}' must be a file", where=path)
     return path
-
-
-def _check_place(name: str, port: Port, place: Path, inputs: dict[str, Path | None]) -> None:
-    """Refuse to write over an input, or over a folder that no stage has made."""
-    for other, path in inputs.items():
-        if path is not None and (place.absolute() == path.absolute() or place.absolute() in path.absolute().parents):
-            raise StageError(f"output '{name}' would replace input '{other}'", where=place)
-    if port.kind == "dir":
-        if place.is_file():
-            raise StageError(f"output '{name}' is a folder, but a file is there", where=place, do="name another place")
-        outputs.check_new_output(place)
-    elif place.is_dir():
-        raise StageError(f"output '{name}' is a file, but a folder is there", where=place, do="name another place")
-
-
-def _fresh(port: Port, place: Path) -> Path:
-    place.parent.mkdir(parents=True, exist_ok=True)
-    partial = outputs.stage_path(place)
-    outputs.remove(partial)  # left by a killed run
-    if port.kind == "dir":
-        partial.mkdir()
-    return partial
-
-
-def _finish(stage: Stage, ctx: Context) -> None:
-    for name, partial in ctx.outputs.items():
-        if not partial.exists():
-            raise RuntimeError(f"stage {stage.name} ended without writing its output '{name}'")
-        if stage.outputs[name].kind == "dir":
-            outputs.mark(partial, stage.name, name)
-        outputs.put_in_place(partial, ctx.places[name])
-    made = ", ".join(str(place) for place in ctx.places.values())
-    ctx.log(f"done: {made}")
 
 
 @contextmanager

@@ -19,7 +19,7 @@ STAGE = Stage(
     name="pretrain",
     help="Train an image encoder on the frames of a corpus with one self-supervised method.",
     keys=("method",),
-    inputs={"frames": Port("frame store of the corpus"), "index": Port("its clip index")},
+    inputs={"frames": Port("frame store of the corpus", ranged=True), "index": Port("its clip index", ranged=True)},
     outputs={"model": Port("folder of the trained encoder", type="Model")},
     params=params_model,
 )

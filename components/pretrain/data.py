@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from components.common.clip_index import ClipIndex, FrameRow
 from components.common.errors import ExitCode, StageError
-from components.common.frame_store import FrameStore, shard_name
+from components.common.frame_store import FrameStore
 from components.pretrain.parallel import end_with_trainer
 from components.pretrain.plan import ViewPlan
 from components.pretrain.sampler import VIEW_STREAM, EpochSampler, Key
@@ -119,8 +119,7 @@ class ClipDataset(Dataset[Batch]):
             return decode(data, row.height, row.width, factor)
         except ValueError as error:
             what = f"the frame at {row.pts_s:.3f} s of video '{self._video(row)}' cannot be decoded, {error}"
-            where = self.store.path / shard_name(row.shard)
-            raise StageError(what, where=where, do="extract the frames again") from None
+            raise StageError(what, where=self.store.where(row.shard), do="extract the frames again") from None
 
     def _video(self, row: FrameRow) -> str:
         return str(self.store.videos["key"][row.video].as_py())

@@ -13,7 +13,7 @@ from typing import Any
 from components.common.errors import StageError
 from components.common.hashing import NOT_CONTENT, json_hash
 from components.common.outputs import MARKER
-from components.common.s3.address import name_of
+from components.common.s3.address import SCHEME, name_of
 from components.common.s3.store import Object, Store
 
 UPLOADING = ".longtake.uploading.partial"
@@ -36,7 +36,7 @@ class Artifact:
     @classmethod
     def find(cls, store: Store, address: str) -> Artifact:
         """Look at an address; StageError where nothing is there, or not all of it yet."""
-        alone = store.head(address) if "/" in address.removeprefix("s3://") else None
+        alone = store.head(address) if "/" in address.removeprefix(SCHEME) else None
         objects = {"": alone} if alone is not None else listing_below(store, address)
         if not objects:
             raise StageError("nothing at this address", where=address, do="run the stage that makes it first")

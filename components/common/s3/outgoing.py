@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 from components.common import hashing, outputs
+from components.common.context import Context, cache_root
 from components.common.s3.address import address_of, name_of
 from components.common.s3.store import Store
 from components.common.s3.upload import check_new_place, upload_file, upload_folder
@@ -21,53 +21,48 @@ BUILT = "built.json"
 class Outgoing:
     """Places of a stage's outputs, of which some are addresses.
 
-    Args:
-        given: output name -> path or address, as on the command line.
-        cache: a folder that outlives a killed process.
+    Attributes:
+        places: output name -> path on this machine; for an address, one in the cache.
 
     Raises:
         StageError: an address holds something that no stage has made, or its store cannot be used: told before hours
             of work, not after.
     """
 
-    def __init__(self, given: dict[str, str], cache: Path) -> None:
-        found = {name: address_of(value) for name, value in given.items()}
-        self.addresses = {name: address for name, address in found.items() if address is not None}
-        self.folder = cache / "outgoing" / hashing.json_hash(sorted(self.addresses.values()))
-        self.places = {name: self._local(name, value) for name, value in given.items()}
-        self._all_remote = set(self.addresses) == set(given)
-        self._store = Store() if self.addresses else None
-        if self._store is not None:
-            for address in self.addresses.values():
-                check_new_place(self._store, address)
+    def __init__(self, given: dict[str, str]) -> None:
+        addresses = {name: address_of(value) for name, value in given.items()}
+        self.addresses = {name: address for name, address in addresses.items() if address is not None}
+        self.folder = cache_root() / "outgoing" / hashing.json_hash(sorted(self.addresses.values()))
+        self.places = {
+            name: self.folder / name / name_of(self.addresses[name]) if name in self.addresses else Path(value)
+            for name, value in given.items()
+        }
+        for address in self.addresses.values():
+            check_new_place(Store(), address)
 
-    def _local(self, name: str, value: str) -> Path:
-        address = self.addresses.get(name)
-        return Path(value) if address is None else self.folder / name / name_of(address)
-
-    def built(self, fingerprint: str) -> dict[str, dict[str, Any]] | None:
-        """The notes of an execution that had finished everything but sending; None where the stage must run."""
+    def is_built(self, ctx: Context) -> bool:
+        """Whether an earlier, killed execution had done all but sending; its notes are then put into `ctx`."""
+        file = self.folder / BUILT
         try:
-            facts = json.loads((self.folder / BUILT).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return None
-        there = all(place.exists() for place in self.places.values())
-        return facts["notes"] if self._all_remote and there and facts["fingerprint"] == fingerprint else None
+            facts = json.loads(file.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return False
+        there = set(self.addresses) == set(self.places) and all(place.exists() for place in self.places.values())
+        if there and facts["fingerprint"] == ctx.fingerprint:
+            ctx.notes.update(facts["notes"])
+            ctx.log("built by an earlier run that could not send it; sending the rest")
+            return True
+        file.unlink()  # what it speaks of is about to be replaced
+        return False
 
-    def keep(self, fingerprint: str, notes: dict[str, dict[str, Any]]) -> None:
-        """Remember that the outputs are whole, before they are sent."""
-        if self.addresses:
-            outputs.write_text(self.folder / BUILT, json.dumps({"fingerprint": fingerprint, "notes": notes}))
-
-    def forget(self) -> None:
-        """The outputs are about to be built anew."""
-        (self.folder / BUILT).unlink(missing_ok=True)
-
-    def send(self) -> None:
-        """Send every output that goes to a store, then drop the local ones."""
-        if self._store is None:
+    def send(self, ctx: Context) -> None:
+        """Send what goes to a store, then drop the local copies."""
+        if not self.addresses:
             return
+        facts = {"fingerprint": ctx.fingerprint, "notes": ctx.notes}
+        outputs.write_text(self.folder / BUILT, json.dumps(facts))
         for name, address in self.addresses.items():
             send = upload_folder if self.places[name].is_dir() else upload_file
-            send(self._store, self.places[name], address)
+            send(Store(), self.places[name], address)
+            ctx.log(f"sent: {address}")
         outputs.remove(self.folder)
