@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 import tarfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -88,12 +88,15 @@ class FrameStoreWriter:
         with FrameStoreWriter(folder) as store:
             store.add(VideoRow(key="a", path="a.mp4"), [Frame(jpeg, 0.0, 0), Frame(jpeg, 0.5, 12)])
 
-    The store counts as one only when the block ends well: its manifest is written last.
+    The store counts as one only when the block ends well: its manifest is written last. `part` is put into it as it
+    is: what a part of a larger store says of itself.
     """
 
-    def __init__(self, path: Path, shard_bytes: int = DEFAULT_SHARD_BYTES) -> None:
+    def __init__(
+        self, path: Path, shard_bytes: int = DEFAULT_SHARD_BYTES, part: Mapping[str, object] | None = None
+    ) -> None:
         path.mkdir(parents=True, exist_ok=True)
-        self.path = path
+        self.path, self._part = path, part
         self._shards = _ShardWriter(path, shard_bytes)
         self._frames = _Table(path / FRAMES, FRAME_COLUMNS)
         self._videos = _Table(path / VIDEOS, VIDEO_COLUMNS)
@@ -121,12 +124,17 @@ class FrameStoreWriter:
         self._n_bad += video.status == BAD
         return count
 
+    def new_shard(self) -> None:
+        """Let the next frame begin a shard."""
+        self._shards.close()
+
     def close(self) -> None:
         """Finish the tables and the last shard, then write the manifest."""
         self._frames.close()
         self._videos.close()
         self._shards.close()
-        self._write_manifest()
+        totals = {"frames": self._frames.n_rows, "videos": self._videos.n_rows, "videos_bad": self._n_bad}
+        write_manifest(self.path, totals, self._shards.done, self._part)
 
     def __enter__(self) -> FrameStoreWriter:
         return self
@@ -145,15 +153,28 @@ class FrameStoreWriter:
         size = len(frame.jpeg)
         self._frames.append((video, frame.frame, frame.pts_s, shard, offset, size, height, width, frame.cut))
 
-    def _write_manifest(self) -> None:
-        files = dict(self._shards.done)
-        for name in (FRAMES, VIDEOS):
-            file = self.path / name
-            files[name] = {"bytes": file.stat().st_size, "sha256": hashing.file_hash(file)}
-        totals = {"frames": self._frames.n_rows, "videos": self._videos.n_rows, "videos_bad": self._n_bad}
-        manifest = {"format": FORMAT, **totals, "shards": len(self._shards.done), "files": files}
-        text = json.dumps(manifest, indent=1, sort_keys=True) + "\n"
-        (self.path / MANIFEST).write_text(text, encoding="utf-8")
+
+def write_manifest(
+    path: Path,
+    totals: Mapping[str, int],
+    shards: Mapping[str, dict[str, object]],
+    part: Mapping[str, object] | None = None,
+) -> None:
+    """Write store.json, the last file of a store.
+
+    Args:
+        path: folder of the store, with both tables finished.
+        totals: frames, videos, videos_bad.
+        shards: name -> bytes and sha256 of each shard.
+        part: what a part of a larger store says of itself.
+    """
+    files = dict(shards)
+    for name in (FRAMES, VIDEOS):
+        files[name] = {"bytes": (path / name).stat().st_size, "sha256": hashing.file_hash(path / name)}
+    manifest = {"format": FORMAT, **totals, "shards": len(shards), "files": files}
+    if part is not None:
+        manifest["part"] = dict(part)
+    (path / MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
 class _Table:

@@ -36,7 +36,14 @@ def gathered(values: list[str], name: str, cache: Path, named: bool = True) -> P
     folder.mkdir(parents=True)
     for link, target in links:
         (folder / link).symlink_to(target.absolute())
+    if not named:
+        outputs.mark(folder, "gather", name, content=_content_of_list(folder))
     return folder
+
+
+def _content_of_list(folder: Path) -> str:
+    """Hash of the artifacts in any order, by their own markers: parts of a corpus are too large to read once more."""
+    return hashing.json_hash(sorted(outputs.content_hash(link.resolve()) for link in folder.iterdir()))
 
 
 def _named(value: str, name: str) -> tuple[str, Path]:

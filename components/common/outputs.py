@@ -72,9 +72,9 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def mark(folder: Path, stage: str, output: str) -> None:
-    """Leave the marker in a finished output folder: who made it, and the hash of what it holds."""
-    facts = {"made_by": stage, "output": output, "content": hashing.tree_hash(folder), **_extent(folder)}
+def mark(folder: Path, stage: str, output: str, content: str | None = None) -> None:
+    """Leave the marker in a finished output folder: who made it, and `content` or the hash of what it holds."""
+    facts = {"made_by": stage, "output": output, "content": content or hashing.tree_hash(folder), **_extent(folder)}
     (folder / MARKER).write_text(json.dumps(facts, sort_keys=True) + "\n", encoding="utf-8")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from components.common.context import Context
+from components.common.errors import StageError
 from components.common.stage import Port, Stage, main
 from components.extract_frames.config import ExtractParams
 
@@ -10,8 +11,12 @@ STAGE = Stage(
     name="extract_frames",
     help="Take frames from the videos of a corpus, at a stated rate and size, into a frame store.",
     keys=("corpus",),
-    inputs={"videos": Port("folder of video files, searched to any depth")},
+    inputs={
+        "videos": Port("folder of video files, searched to any depth", optional=True),
+        "merge": Port("a frame store made with --part; once for each part", optional=True, many=True, named=False),
+    },
     outputs={"frames": Port("frame store: tar shards and two tables")},
+    options={"part": "extract this part only, 0/8 to 7/8 where the parameter 'parts' is 8"},
     params=ExtractParams,
 )
 
@@ -19,8 +24,14 @@ STAGE = Stage(
 def run(ctx: Context) -> None:
     """The stage's work; imports late, so that --help answers at once."""
     from components.extract_frames.extract import extract
+    from components.extract_frames.merge import merge
 
-    extract(ctx)
+    if ctx.inputs["merge"] is None:
+        extract(ctx)
+    elif ctx.inputs["videos"] is None and not ctx.options:
+        merge(ctx)
+    else:
+        raise StageError("--merge takes finished parts, and neither --videos nor --part beside them")
 
 
 if __name__ == "__main__":

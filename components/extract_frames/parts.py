@@ -1,103 +1,108 @@
-"""Finished videos as parts in a folder that survives kills, and the frame store that is put together from them."""
+"""Extraction in parts: which videos are whose, and which parts make a whole.
+
+On a cluster each part of the sorted video list is extracted by a pod of its own (`--part 3/8`), and one more puts their
+stores together (`--merge`). A part's manifest says which one it is, of how many, of which videos, by which parameters.
+"""
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
-import json
-from collections.abc import Iterator
+import re
+from itertools import accumulate
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-
+from components.common import hashing
+from components.common.config import Params
 from components.common.errors import StageError
-from components.common.frame_store_writer import Frame, FrameStoreWriter, VideoRow
-from components.common.outputs import atomic_file
+from components.common.frame_store import MANIFEST, FrameStore
+from components.extract_frames.config import ExtractParams
 from components.extract_frames.find import Source
-from components.extract_frames.video import BadVideoError, Decoder, Extracted, bad_row
 
-SHOWN = 10  # bad videos named in the error
-COLUMNS = ("offset", "size", "pts_s", "frame", "cut")
+NOT_IN_FRAMES = {"workers", "max_bad_share"}  # parameters that no byte of a part depends on
 
 
-class Parts:
-    """One pair of files per finished video; the table is renamed in last and thereby says that the part is whole.
+class Part(Params):
+    """What a part says of itself in its manifest."""
 
-    Until the stage is done, parts and frame store lie side by side: the disk must hold the frames twice.
+    number: int
+    of: int
+    videos: str
+    params: str
+
+
+def cut(sources: list[Source], n: int) -> list[list[Source]]:
+    """The list in `n` runs of about equal bytes, by the list alone: a video belongs where its middle byte lies.
+
+    No part is larger than its share by more than its two outer videos' halves; where videos are few or of very
+    different sizes some parts are empty.
     """
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder / "parts"
-        self.folder.mkdir(parents=True, exist_ok=True)
-
-    def has(self, source: Source) -> bool:
-        """Whether this video was finished, by this process or one that was killed."""
-        return self._file(source, ".parquet").exists()
-
-    def make(self, source: Source, decoder: Decoder) -> VideoRow:
-        """Extract one video and keep it; a bad one leaves nothing behind and is tried again by the next run."""
-        try:
-            with atomic_file(self._file(source, ".mjpeg")) as partial, partial.open("wb") as jpegs:
-                extracted = decoder.extract(source, jpegs)
-        except BadVideoError as bad:
-            return bad_row(source, str(bad))
-        self._write_table(source, extracted)
-        return extracted.video
-
-    def n_frames(self, source: Source) -> int:
-        """Frames of a finished video, from the table's footer alone."""
-        import pyarrow.parquet as pq
-
-        return int(pq.read_metadata(self._file(source, ".parquet")).num_rows)
-
-    def load(self, source: Source) -> tuple[VideoRow, Iterator[Frame]]:
-        """The row of a finished video and its frames, read one by one."""
-        import pyarrow.parquet as pq
-
-        table = pq.read_table(self._file(source, ".parquet"))
-        row = VideoRow(**json.loads(table.schema.metadata[b"video"]))
-        return row, self._frames(source, {name: table[name].to_numpy() for name in COLUMNS})
-
-    def _frames(self, source: Source, columns: dict[str, np.ndarray]) -> Iterator[Frame]:
-        with self._file(source, ".mjpeg").open("rb") as jpegs:
-            for offset, size, pts_s, frame, cut in zip(*(columns[name] for name in COLUMNS), strict=True):
-                jpegs.seek(int(offset))
-                yield Frame(jpegs.read(int(size)), float(pts_s), int(frame), bool(cut))
-
-    def _write_table(self, source: Source, extracted: Extracted) -> None:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        table = pa.table({name: getattr(extracted, name) for name in COLUMNS})
-        row = json.dumps(dataclasses.asdict(extracted.video))
-        with atomic_file(self._file(source, ".parquet")) as partial:
-            pq.write_table(table.replace_schema_metadata({"video": row}), partial)
-
-    def _file(self, source: Source, suffix: str) -> Path:
-        name = hashlib.sha256(source.key.encode()).hexdigest()[:32]  # a key may be too long for a file name
-        return self.folder / f"{name}{suffix}"
+    total = sum(source.size for source in sources) or 1
+    parts: list[list[Source]] = [[] for _ in range(n)]
+    for source, end in zip(sources, accumulate(source.size for source in sources), strict=True):
+        middle = (2 * end - source.size) * n // (2 * total)
+        parts[min(middle, n - 1)].append(source)  # empty files at the end have their middle at `total`
+    return parts
 
 
-def assemble(sources: list[Source], bad: dict[str, VideoRow], parts: Parts, folder: Path, shard_bytes: int) -> int:
-    """Write the frame store of `sources` in their order; returns the number of frames.
+def parse_part(text: str, params: ExtractParams) -> int:
+    """The number in `3/8`, counted from 0; raises StageError when it is none of `params.parts`."""
+    match = re.fullmatch(r"(\d{1,9})/(\d{1,9})", text, re.ASCII)
+    if match is None or not int(match[1]) < int(match[2]):
+        raise StageError(f"--part takes NUMBER/PARTS counted from 0, such as 0/8 to 7/8, got '{text}'")
+    if int(match[2]) != params.parts:
+        raise StageError(f"--part {text}, but the parameter 'parts' is {params.parts}", do="make both the same")
+    return int(match[1])
 
-    The bytes depend on the sources alone: not on who made which part when, nor on how often that was interrupted.
+
+def params_hash(params: ExtractParams) -> str:
+    """Hash of the parameters that decide a part's bytes."""
+    return hashing.json_hash(params.model_dump(mode="json", exclude=NOT_IN_FRAMES))
+
+
+def find_parts(folder: Path) -> list[Path]:
+    """The stores to merge: all those below `folder`, or itself where it is one."""
+    if (folder / MANIFEST).exists():
+        return [folder]
+    return sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+
+
+def in_order(folders: list[Path], params: ExtractParams) -> list[Path]:
+    """The folders sorted by the number of their part.
+
+    Raises:
+        StageError: they are not every part, once, of one corpus by these parameters.
     """
-    total = 0
-    with FrameStoreWriter(folder, shard_bytes) as store:
-        for source in sources:
-            total += store.add(bad[source.key]) if source.key in bad else store.add(*parts.load(source))
-    return total
+    found: dict[int, Path] = {}
+    first: Part | None = None
+    for folder in folders:
+        part = _part_of(folder)
+        _check_kin(part, first or part, folder.resolve(), params)
+        first = first or part
+        if part.number in found:
+            where = f"{found[part.number].resolve()} and {folder.resolve()}"
+            raise StageError(f"part {part.number}/{part.of} is there twice", where=where)
+        found[part.number] = folder
+    missing = [str(number) for number in range(params.parts) if number not in found]
+    if missing:
+        raise StageError(f"of {params.parts} parts these are missing: {', '.join(missing)}", do="extract them first")
+    return [found[number] for number in range(params.parts)]
 
 
-def check_share(bad: dict[str, VideoRow], n_sources: int, max_bad_share: float) -> None:
-    """Raise StageError when more than the stated share of the videos, or every one, is bad."""
-    if len(bad) <= max_bad_share * n_sources and len(bad) < n_sources:
-        return
-    shown = ", ".join(f"{row.path} ({row.reason})" for row in list(bad.values())[:SHOWN])
-    more = f" and {len(bad) - SHOWN} more" if len(bad) > SHOWN else ""
-    if len(bad) == n_sources:
-        raise StageError(f"no frame in any of {n_sources} videos: {shown}{more}")
-    allowed = int(max_bad_share * n_sources)
-    what = f"{len(bad)} of {n_sources} videos are unreadable, {allowed} may be: {shown}{more}"
-    raise StageError(what, do="remove or replace them, or raise max_bad_share")
+def _part_of(folder: Path) -> Part:
+    said: Any = FrameStore(folder).manifest.get("part")
+    try:
+        return Part.model_validate(said)
+    except ValueError:
+        raise StageError("this frame store is no part of a larger one", where=folder.resolve()) from None
+
+
+def _check_kin(part: Part, first: Part, folder: Path, params: ExtractParams) -> None:
+    if part.of != params.parts:
+        what = f"part {part.number}/{part.of}, but the parameter 'parts' is {params.parts}"
+        raise StageError(what, where=folder, do="merge parts of one run")
+    if part.params != params_hash(params):
+        what = f"part {part.number}/{part.of} was extracted with other parameters"
+        raise StageError(what, where=folder, do="extract it again, or merge with its parameters")
+    if part.videos != first.videos:
+        what = f"part {part.number}/{part.of} was extracted from other videos than part {first.number}/{first.of}"
+        raise StageError(what, where=folder, do="extract all parts from the same folder")

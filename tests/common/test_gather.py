@@ -1,8 +1,10 @@
 import pytest
 
+from components.common import hashing
 from components.common.errors import StageError
 from components.common.gather import gathered
 from components.common.hashing import tree_hash
+from components.common.outputs import content_hash, mark
 
 
 @pytest.fixture
@@ -52,9 +54,23 @@ def test_artifacts_that_need_no_names_are_numbered(artifacts):
     folder = gathered(
         [str(artifacts / "x/1/model"), str(artifacts / "y/2/model")], "parts", artifacts / "cache", named=False
     )
-    assert [entry.resolve() for entry in sorted(folder.iterdir())] == [
+    assert [entry.resolve() for entry in sorted(folder.glob("0*"))] == [
         artifacts / "x/1/model",
         artifacts / "y/2/model",
     ]
     with pytest.raises(StageError, match="input 'parts' does not exist: absent"):
         gathered(["absent", "away"], "parts", artifacts / "cache", named=False)
+
+
+def test_a_list_is_known_by_its_artifacts_markers_in_any_order(artifacts, monkeypatch):
+    places = [artifacts / "x/1/model", artifacts / "y/2/model"]
+    for place in places:
+        mark(place, "stage", "model")
+    monkeypatch.setattr(hashing, "tree_hash", lambda path: pytest.fail(f"{path} was read"))
+    one = gathered([str(place) for place in places], "parts", artifacts / "cache", named=False)
+    other = gathered([str(place) for place in places[::-1]], "parts", artifacts / "cache", named=False)
+    assert one != other and content_hash(one) == content_hash(other)
+    (places[0] / "weights").write_text("changed")
+    monkeypatch.undo()
+    again = gathered([str(place) for place in places], "parts", artifacts / "cache", named=False)
+    assert content_hash(again) != content_hash(other)

@@ -1,5 +1,6 @@
 """Executor inputs as Kubeflow's launcher and its local runner write them."""
 
+import contextlib
 import json
 
 import pytest
@@ -10,16 +11,14 @@ from components.common.errors import StageError
 from components.common.kfp_io import input_paths, write_executor_output
 
 DATASET = {"schemaTitle": "system.Dataset", "schemaVersion": "0.0.1"}
-RUN = "/tmp/out/longtake-2026-11-21-12-36-53-598294"  # noqa: S108 - text of a recorded executor input
+RUN = "/tmp/out/longtake-2026-11-21-12-36-53-598294"
 # Recorded from kfp 2.17's DockerRunner: two iterations of a ParallelFor, collected.
+ITERATIONS = [f"{RUN}/for-loop-2-iteration-{number}/extract/frames" for number in range(2)]
 LOCAL = {
     "inputs": {
         "artifacts": {
             "merge": {
-                "artifacts": [
-                    {"name": "frames", "type": DATASET, "uri": f"{RUN}/for-loop-2-iteration-0/extract/frames", "metadata": {}},
-                    {"name": "frames", "type": DATASET, "uri": f"{RUN}/for-loop-2-iteration-1/extract/frames", "metadata": {}},
-                ]
+                "artifacts": [{"name": "frames", "type": DATASET, "uri": uri, "metadata": {}} for uri in ITERATIONS]
             }
         }
     },
@@ -27,7 +26,7 @@ LOCAL = {
         "artifacts": {"frames": {"artifacts": [{"name": "frames", "type": DATASET, "uri": f"{RUN}/merge/frames"}]}},
         "outputFile": f"{RUN}/merge/executor_output.json",
     },
-}  # fmt: skip
+}
 
 
 def on_cluster(*uris):
@@ -36,10 +35,7 @@ def on_cluster(*uris):
 
 
 def test_a_local_run_names_plain_paths():
-    assert input_paths(json.dumps(LOCAL), "merge") == [
-        f"{RUN}/for-loop-2-iteration-0/extract/frames",
-        f"{RUN}/for-loop-2-iteration-1/extract/frames",
-    ]
+    assert input_paths(json.dumps(LOCAL), "merge") == ITERATIONS
 
 
 def test_on_a_cluster_addresses_become_the_places_of_the_launcher():
@@ -78,7 +74,5 @@ def test_what_is_no_executor_input_is_said_so(text):
 @given(st.recursive(st.none() | st.integers() | st.text(), lambda x: st.lists(x) | st.dictionaries(st.text(), x)))
 def test_any_json_is_read_or_refused(value):
     for text in (json.dumps(value), json.dumps({"inputs": value}), json.dumps({"inputs": {"artifacts": value}})):
-        try:
+        with contextlib.suppress(StageError):
             assert input_paths(text, "merge") == []
-        except StageError:
-            pass

@@ -47,9 +47,12 @@ class Extraction:
         self.root, self.videos, self.place = root, root / "videos", root / "frames"
 
     def __call__(self, **params):
+        return self.command("--videos", self.videos, "--frames", self.place, **params)
+
+    def command(self, *args, **params):
         given = {"mode": "fps", "fps": 25.0, "short_side_px": 48, "max_bad_share": 0.5, "workers": 2, **params}
-        where = ["--corpus", "c", "--videos", str(self.videos), "--frames", str(self.place)]
-        return main(STAGE, run, [*where, "--param", f"extract_frames.c={json.dumps(given)}"])
+        said = ["--corpus", "c", "--param", f"extract_frames.c={json.dumps(given)}"]
+        return main(STAGE, run, [*said, *map(str, args)])
 
     def store(self, **params):
         assert self(**params) == 0

@@ -17,7 +17,7 @@ from components.extract_frames import video
 from components.extract_frames.command import build_command
 from components.extract_frames.config import ExtractParams
 from components.extract_frames.find import find_sources
-from components.extract_frames.parts import Parts
+from components.extract_frames.finished import Finished
 from tests.extract_frames.clips import encode
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -45,7 +45,7 @@ def start(corpus, name, workers=1):
     return subprocess.Popen([*command, *where], env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
-def finished_parts(corpus, name):
+def n_finished(corpus, name):
     return len(list((corpus.root / f"cache-{name}").rglob("*.parquet")))
 
 
@@ -58,11 +58,11 @@ def kill_and_wait(process, how):
 def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(corpus, how):
     assert corpus(**PARAMS, workers=2) == ExitCode.OK
     process = start(corpus, "killed")
-    while finished_parts(corpus, "killed") < 2 and process.poll() is None:
+    while n_finished(corpus, "killed") < 2 and process.poll() is None:
         time.sleep(0.005)
     assert kill_and_wait(process, how) != 0
     assert not (corpus.root / "killed").exists()
-    before = finished_parts(corpus, "killed")
+    before = n_finished(corpus, "killed")
     assert 2 <= before < 6
     assert start(corpus, "killed").wait() == 0
     assert content(corpus.root / "killed") == content(corpus.place)
@@ -111,18 +111,18 @@ def test_an_ffmpeg_that_is_killed_makes_no_short_video(corpus, monkeypatch, how)
         return [*command[:at], "-stream_loop", "-1", *command[at:]]
 
     monkeypatch.setattr(video, "build_command", endless)
-    decoder, parts = video.Decoder(ExtractParams(**PARAMS)), Parts(corpus.root)
+    decoder, finished = video.Decoder(ExtractParams(**PARAMS)), Finished(corpus.root)
     source = find_sources(corpus.videos)[0]
     with ThreadPoolExecutor(1) as pool:
-        job = pool.submit(parts.make, source, decoder)
+        job = pool.submit(finished.make, source, decoder)
         while not decoder._running:
             time.sleep(0.005)
         time.sleep(0.3)
         next(iter(decoder._running)).send_signal(how)
         with pytest.raises(StageError, match="ffmpeg was killed"):
             job.result(timeout=20)
-    assert not parts.has(source)
-    assert not list(parts.folder.iterdir())
+    assert not finished.has(source)
+    assert not list(finished.folder.iterdir())
 
 
 @pytest.mark.skipif(

@@ -12,7 +12,7 @@ import pytest
 from components.common.errors import ExitCode
 from components.extract_frames.config import ExtractParams
 from components.extract_frames.find import find_sources
-from components.extract_frames.parts import Parts
+from components.extract_frames.finished import Finished
 from components.extract_frames.video import Decoder
 from tests.extract_frames.clips import SHARED_VIDEOS, encode, ffmpeg, number_of, numbered
 
@@ -111,11 +111,11 @@ def test_an_unreadable_file_is_recorded(clip):
     """Root may read everything, so a child that is nobody looks at it."""
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        (root / "parts").mkdir()
+        (root / "finished").mkdir()
         shutil.copy(clip, root / "locked.mp4")
         (root / "locked.mp4").chmod(0)
         root.chmod(0o755)
-        (root / "parts").chmod(0o777)
+        (root / "finished").chmod(0o777)
         (source,) = find_sources(root)
         user = NOBODY if os.geteuid() == 0 else os.geteuid()
         with multiprocessing.get_context("fork").Pool(1, os.seteuid, (user,)) as pool:
@@ -124,7 +124,7 @@ def test_an_unreadable_file_is_recorded(clip):
 
 
 def make_part(root, source):
-    return Parts(root).make(source, Decoder(ExtractParams(fps=1.0)))
+    return Finished(root).make(source, Decoder(ExtractParams(fps=1.0)))
 
 
 def test_a_truncated_video_keeps_the_frames_before_the_damage(extraction, clip):
