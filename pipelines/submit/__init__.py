@@ -1,0 +1,1 @@
+"""Submit the pipeline to Kubeflow, watch it, fetch what it made."""
