@@ -16,7 +16,7 @@ STAGE = Stage(
         "merge": Port("a frame store made with --part; once for each part", optional=True, many=True, named=False),
     },
     outputs={"frames": Port("frame store: tar shards and two tables")},
-    options={"part": "extract this part only, 0/8 to 7/8 where the parameter 'parts' is 8"},
+    options={"part": "extract this part only, 1/8 to 8/8 where the parameter 'parts' is 8"},
     params=ExtractParams,
 )
 

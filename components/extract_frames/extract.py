@@ -27,7 +27,7 @@ def extract(ctx: Context) -> None:
     number = parse_part(ctx.options["part"], params) if "part" in ctx.options else None
     parts = cut(_sources(ctx, params), params.parts)
     if number is not None:
-        parts = [parts[number]]
+        parts = [parts[number - 1]]
     finished = Finished(ctx.cache)
     n_videos = sum(map(len, parts))
     bad = finish(ctx, [source for part in parts for source in part], finished, params)

@@ -45,10 +45,10 @@ def cut(sources: list[Source], n: int) -> list[list[Source]]:
 
 
 def parse_part(text: str, params: ExtractParams) -> int:
-    """The number in `3/8`, counted from 0; raises StageError when it is none of `params.parts`."""
+    """The number in `3/8`, counted from 1; raises StageError when it is none of `params.parts`."""
     match = re.fullmatch(r"(\d{1,9})/(\d{1,9})", text, re.ASCII)
-    if match is None or not int(match[1]) < int(match[2]):
-        raise StageError(f"--part takes NUMBER/PARTS counted from 0, such as 0/8 to 7/8, got '{text}'")
+    if match is None or not 1 <= int(match[1]) <= int(match[2]):
+        raise StageError(f"--part takes NUMBER/PARTS, such as 1/8 to 8/8, got '{text}'")
     if int(match[2]) != params.parts:
         raise StageError(f"--part {text}, but the parameter 'parts' is {params.parts}", do="make both the same")
     return int(match[1])
@@ -82,10 +82,11 @@ def in_order(folders: list[Path], params: ExtractParams) -> list[Path]:
             where = f"{found[part.number].resolve()} and {folder.resolve()}"
             raise StageError(f"part {part.number}/{part.of} is there twice", where=where)
         found[part.number] = folder
-    missing = [str(number) for number in range(params.parts) if number not in found]
+    numbers = range(1, params.parts + 1)
+    missing = [str(number) for number in numbers if number not in found]
     if missing:
         raise StageError(f"of {params.parts} parts these are missing: {', '.join(missing)}", do="extract them first")
-    return [found[number] for number in range(params.parts)]
+    return [found[number] for number in numbers]
 
 
 def _part_of(folder: Path) -> Part:

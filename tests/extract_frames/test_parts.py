@@ -53,7 +53,14 @@ class Fan:
         self.params = {**PARAMS, "parts": n}
 
     def part(self, number, **params):
-        where = ["--videos", self.extraction.videos, "--frames", self.folders[number], "--part", f"{number}/{self.n}"]
+        where = [
+            "--videos",
+            self.extraction.videos,
+            "--frames",
+            self.folders[number],
+            "--part",
+            f"{number + 1}/{self.n}",
+        ]
         return self.extraction.command(*where, **{**self.params, **params})
 
     def parts(self):
@@ -131,10 +138,10 @@ def test_parts_that_do_not_belong_together_are_refused(extraction, capsys, tmp_p
         assert line in said
         assert not fan.merged.exists()
 
-    refused("of 3 parts these are missing: 1 (extract them first)", first, third)
-    refused("of 3 parts these are missing: 1, 2", third.parent.parent / first.relative_to(first.parent.parent))
-    refused("part 1/3 is there twice", first, second, third, second)
-    refused("part 0/3, but the parameter 'parts' is 4", parts=4)
+    refused("of 3 parts these are missing: 2 (extract them first)", first, third)
+    refused("of 3 parts these are missing: 2, 3", third.parent.parent / first.relative_to(first.parent.parent))
+    refused("part 2/3 is there twice", first, second, third, second)
+    refused("part 1/3, but the parameter 'parts' is 4", parts=4)
     refused("was extracted with other parameters", quality=9)
     assert extraction(**PARAMS) == ExitCode.OK
     refused("this frame store is no part of a larger one", first, second, extraction.place)
@@ -146,18 +153,19 @@ def test_parts_that_do_not_belong_together_are_refused(extraction, capsys, tmp_p
     ffmpeg("-f", "lavfi", "-i", "testsrc2=d=0.2", tmp_path / "more" / "z.mp4")
     extraction.videos = tmp_path / "more"
     assert fan.part(1) == ExitCode.OK
-    refused("part 1/3 was extracted from other videos than part 0/3")
+    refused("part 2/3 was extracted from other videos than part 1/3")
 
 
 @pytest.mark.parametrize(
     ("args", "line"),
     [
         ([], "the input 'videos' is missing (name the folder with --videos)"),
-        (["--part", "0/2"], "the input 'videos' is missing"),
-        (["--videos", ".", "--part", "2/2"], "--part takes NUMBER/PARTS counted from 0"),
-        (["--videos", ".", "--part", "0/3"], "--part 0/3, but the parameter 'parts' is 2 (make both the same)"),
+        (["--part", "1/2"], "the input 'videos' is missing"),
+        (["--videos", ".", "--part", "0/2"], "--part takes NUMBER/PARTS, such as 1/8 to 8/8, got '0/2'"),
+        (["--videos", ".", "--part", "3/2"], "--part takes NUMBER/PARTS, such as 1/8 to 8/8, got '3/2'"),
+        (["--videos", ".", "--part", "2/3"], "--part 2/3, but the parameter 'parts' is 2 (make both the same)"),
         (["--videos", ".", "--merge", "."], "--merge takes finished parts, and neither --videos nor --part"),
-        (["--merge", ".", "--part", "0/2"], "--merge takes finished parts, and neither --videos nor --part"),
+        (["--merge", ".", "--part", "1/2"], "--merge takes finished parts, and neither --videos nor --part"),
     ],
 )
 def test_a_command_line_that_means_nothing_is_refused(extraction, capsys, args, line):
@@ -174,7 +182,7 @@ def test_parts_at_work_together_keep_their_resumable_work_apart(extraction):
     given = f"extract_frames.c={json.dumps({'mode': 'fps', **fan.params})}"
     pods = [
         subprocess.Popen(
-            [*stage, "--param", given, "--videos", extraction.videos, "--frames", folder, "--part", f"{number}/2"],
+            [*stage, "--param", given, "--videos", extraction.videos, "--frames", folder, "--part", f"{number + 1}/2"],
             cwd=ROOT, stdout=subprocess.DEVNULL,
         )
         for number, folder in enumerate(fan.folders)
@@ -216,11 +224,11 @@ def test_a_cut_by_hand():
 def test_any_text_is_a_part_or_refused(text):
     params = ExtractParams(fps=1.0, parts=8)
     try:
-        assert parse_part(text, params) == int(text.removesuffix("/8")) < 8
+        assert parse_part(text, params) == int(text.removesuffix("/8")) <= 8
     except StageError as error:
         assert "--part" in str(error)
 
 
-@given(st.integers(0, 7))
+@given(st.integers(1, 8))
 def test_a_part_is_named_by_its_number_and_their_count(number):
     assert parse_part(f"{number}/8", ExtractParams(fps=1.0, parts=8)) == number
