@@ -57,7 +57,8 @@ def is_passing(error: Exception) -> bool:
 
 def code_of(error: Exception) -> str:
     """The store's code (`NoSuchKey`, or the status where a HEAD has no body); empty for other errors."""
-    return str(getattr(error, "response", {}).get("Error", {}).get("Code", ""))
+    response = getattr(error, "response", None) or {}  # an error of the connection has the attribute too: None
+    return str(response.get("Error", {}).get("Code", ""))
 
 
 def explained(error: Exception, where: str, tries: int = 1) -> StageError:

@@ -9,7 +9,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 from components.common.errors import ExitCode, StageError
@@ -39,16 +39,8 @@ def fetch(store: Store, obj: Object, target: Path, parts: Path) -> None:
     with part.open("r+b" if part.exists() else "w+b") as file, log.open("a" if done else "w") as told:
         file.truncate(obj.size)
         with ThreadPoolExecutor(store.params.workers) as pool:
-            jobs = {pool.submit(_part, store, obj, start, file.fileno()): start for start in starts}
-            try:
-                for job in as_completed(jobs):
-                    job.result()
-                    os.fsync(file.fileno())  # a part counts as done only when its bytes are safe
-                    told.write(f"{jobs[job]}\n")
-                    told.flush()
-            except BaseException:
-                pool.shutdown(wait=True, cancel_futures=True)  # parts in flight still write to the file
-                raise
+            jobs = [pool.submit(_part, store, obj, start, file.fileno(), told.fileno()) for start in starts]
+            _finish(pool, jobs)
     target.parent.mkdir(parents=True, exist_ok=True)
     shutil.move(part, target)
     log.unlink()
@@ -66,30 +58,36 @@ def fetch_all(
         told(obj)
     small = [pair for pair in missing if pair[0].size <= store.params.part_bytes]
     with ThreadPoolExecutor(store.params.workers) as pool:
-        jobs = {pool.submit(_small, store, obj, path): obj for obj, path in small}
-        try:
-            for job in as_completed(jobs):
-                job.result()
-                told(jobs[job])
-        except BaseException:
-            pool.shutdown(wait=True, cancel_futures=True)
-            raise
+        _finish(pool, [pool.submit(_small, store, obj, path, told) for obj, path in small])
     for obj, path in missing:
         if obj.size > store.params.part_bytes:
             fetch(store, obj, path, parts)
             told(obj)
 
 
-def _small(store: Store, obj: Object, target: Path) -> None:
+def _finish(pool: ThreadPoolExecutor, jobs: list[Future[None]]) -> None:
+    """Wait for all; at the first failure start no further one, and wait for those that run: they write to our files."""
+    try:
+        for job in as_completed(jobs):
+            job.result()
+    except BaseException:
+        pool.shutdown(wait=True, cancel_futures=True)
+        raise
+
+
+def _small(store: Store, obj: Object, target: Path, told: Callable[[Object], None]) -> None:
     data = store.read(obj)
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f".{target.name}.partial")
     partial.write_bytes(data)
     partial.replace(target)
+    told(obj)
 
 
-def _part(store: Store, obj: Object, start: int, fd: int) -> None:
+def _part(store: Store, obj: Object, start: int, fd: int, log: int) -> None:
     os.pwrite(fd, store.read(obj, start, min(start + store.params.part_bytes, obj.size)), start)
+    os.fsync(fd)  # a part counts as done only when its bytes are safe
+    os.write(log, f"{start}\n".encode())
 
 
 def _done(log: Path) -> set[int]:
