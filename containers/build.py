@@ -27,6 +27,14 @@ PLUGIN_SINCE = 23  # from this version on, docker's command line builds with Bui
 class BuildError(Exception):
     """What went wrong and what to do about it, in one line."""
 
+    code = 1
+
+
+class MissingError(BuildError):
+    """This machine lacks what a build needs: an engine, a base image."""
+
+    code = 2
+
 
 def main(argv: list[str] | None = None) -> int:
     """Build, perhaps push, and print one line an image; returns the exit code."""
@@ -44,7 +52,7 @@ def main(argv: list[str] | None = None) -> int:
                 print(f"{push(docker, tag)}\tfor `images` in pipelines/cluster.yaml", flush=True)
     except BuildError as error:
         print(f"images: {error}", file=sys.stderr)
-        return 2
+        return error.code
     return 0
 
 
@@ -62,17 +70,17 @@ def find_docker() -> str:
     """A docker command whose engine answers and that can build: DOCKER, else the one on the PATH, else Debian's.
 
     Raises:
-        BuildError: no engine answers, or no command can build.
+        MissingError: no engine answers, or no command can build.
     """
     asked = os.environ.get("DOCKER")
     commands = [asked] if asked else ["docker", "/usr/bin/docker"]
     answering = {command: major for command in commands if (major := client_version(command))}
     if not answering:
-        raise BuildError("no Docker engine answers; start one (`dockerd`), or say where it is (DOCKER_HOST)")
+        raise MissingError("no Docker engine answers; start one (`dockerd`), or say where it is (DOCKER_HOST)")
     for command, major in answering.items():
         if major < PLUGIN_SINCE or succeeds(command, "buildx", "version"):
             return command
-    raise BuildError("this docker command needs its buildx plugin to build; install it, or name another one (DOCKER=)")
+    raise MissingError("this docker command needs its buildx plugin to build; install it, or name another one (DOCKER=)")
 
 
 def client_version(docker: str) -> int:
@@ -88,7 +96,7 @@ def find_base(docker: str, base: str) -> str:
     """The name of a base image that is here now; the local one is made if it is missing.
 
     Raises:
-        BuildError: it is not here and no registry gives it.
+        MissingError: it is not here and no registry gives it.
     """
     name = LOCAL_BASE if base == "local" else base
     if succeeds(docker, "image", "inspect", name):
@@ -96,9 +104,9 @@ def find_base(docker: str, base: str) -> str:
     if base == "local":
         done = subprocess.run([ROOT / "containers/base.sh", name], env={**os.environ, "DOCKER": docker})
         if done.returncode:
-            raise BuildError("the local base image could not be made, see above")
+            raise MissingError("the local base image could not be made, see above")
     elif not succeeds(docker, "pull", name):
-        raise BuildError(f"no registry gives the base image {name}; `make images BASE=local` makes one from Debian")
+        raise MissingError(f"no registry gives the base image {name}; `make images BASE=local` makes one from Debian")
     return name
 
 
@@ -117,10 +125,16 @@ def build(docker: str, name: str, tag: str, base: str, options: list[str]) -> No
 
 
 def labels() -> dict[str, str]:
-    """Revision, version and time of what is built: the commit's, so that the same commit gives the same labels."""
+    """Revision, version and time of what is built: the commit's, so that the same commit gives the same labels.
+
+    Raises:
+        BuildError: SOURCE_DATE_EPOCH is no number.
+    """
     with (ROOT / "pyproject.toml").open("rb") as file:
         version = tomllib.load(file)["project"]["version"]
     epoch = os.environ.get("SOURCE_DATE_EPOCH") or git("log", "-1", "--format=%ct") or "0"
+    if not epoch.isdecimal():
+        raise BuildError(f"SOURCE_DATE_EPOCH counts seconds since 1970, got '{epoch}'")
     return {
         "REVISION": git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*") or "unknown",
         "VERSION": version,
