@@ -55,8 +55,7 @@ def _fetch(ctx: Context, fetched: Path) -> list[dict[str, str]]:
             addresses = [(file.url, file.sha256) for file in params.files]
             http.fetch_all(addresses, fetched, parts, params.transfer, progress)
         elif isinstance(params, S3Params):
-            store = s3.Store(params.endpoint_url, params.region, params.part_mib, params.workers, params.transfer)
-            s3.fetch_all(params.url, fetched, parts, store, progress)
+            s3.fetch_all(params, fetched, parts, progress)
         elif isinstance(params, ListParams):
             return listing.fetch_all(params, fetched, parts, progress)
     return []

@@ -90,12 +90,9 @@ def _fetcher(line: Line, params: ListParams, parts: Path) -> Callable[[Path], No
 
 
 def _from_s3(line: Line, params: ListParams, target: Path, parts: Path) -> None:
-    store = s3.Store(params.endpoint_url, params.region, params.part_mib, params.workers, params.transfer)
-    client = store.client()
     if line.address.endswith("/"):
         raise StageError("a prefix in a list; name objects, or use source: s3", where=line.address)
-    ((obj, _),) = s3.listing(client, line.address)
-    s3.fetch(client, obj, target, parts, store)
+    s3.fetch_one(params, line.address, target, parts)
     _check(target, line)
 
 
