@@ -9,8 +9,7 @@ from kfp import kubernetes
 from pipelines.cluster import Cluster, Pool
 from pipelines.needs import Needs
 
-CACHE = "/cache"  # resumable work outlives the pod
-SCRATCH = "/tmp"  # noqa: S108 - the one writable folder of a read-only image
+CACHE = "/cache"  # the images' LONGTAKE_CACHE
 RUN_LABEL = "metadata.labels['pipeline/runid']"  # Kubeflow labels each pod with its run
 SECONDS_PER_HOUR = 3600
 MIB_PER_GIB = 1024
@@ -65,10 +64,9 @@ def environment(task: Any, cluster: Cluster) -> None:
         kubernetes.use_config_map_as_env(task, cluster.config_map, keys, optional=True)
     if cluster.secret:
         kubernetes.use_secret_as_env(task, cluster.secret, {key: key for key in cluster.secret_keys}, optional=True)
-    if cluster.cache_pvc:
+    if cluster.cache_pvc:  # resumable work outlives the pod
         kubernetes.mount_pvc(task, cluster.cache_pvc, CACHE)
-    cache = CACHE if cluster.cache_pvc else f"{SCRATCH}/longtake"
-    for name, value in {"LONGTAKE_CACHE": cache, **cluster.env}.items():
+    for name, value in cluster.env.items():
         task.set_env_variable(name, value)
 
 

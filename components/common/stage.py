@@ -127,7 +127,7 @@ class _Describe(argparse.Action):
 def main(stage: Stage, run: Callable[[Context], None], argv: list[str] | None = None) -> int:
     """Run a stage from its command line and return its exit code."""
     args = stage.parser().parse_args(argv)
-    signal.signal(signal.SIGTERM, _terminated)
+    before = signal.signal(signal.SIGTERM, _terminated)
     try:
         if os.environ.get("RANK", "0") != "0":  # torchrun started it several times; pretrain's others never come here
             raise StageError("this stage runs in one process", where=stage.name, do="set its gpus and nodes to 1")
@@ -143,6 +143,8 @@ def main(stage: Stage, run: Callable[[Context], None], argv: list[str] | None = 
             raise
         print(f"{stage.name}: {_machine_trouble(error)}", file=sys.stderr)
         return int(ExitCode.NO_ROOM)
+    finally:
+        signal.signal(signal.SIGTERM, before)  # nothing is left that an interruption would have to tidy
     return int(ExitCode.OK)
 
 
@@ -201,8 +203,17 @@ def _document(args: argparse.Namespace) -> Section:
         return read_yaml(args.params)
     document: Section = {}
     for part in args.param:
-        document = deep_merge(document, parse_change(part, option="--param"))
+        document = deep_merge(document, whole_numbers(parse_change(part, option="--param")))
     return document
+
+
+def whole_numbers(value: Any) -> Any:
+    """2.0 as 2: Kubeflow turns every integer of a JSON parameter into a float, and timm takes no floats for sizes."""
+    if isinstance(value, dict):
+        return {key: whole_numbers(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [whole_numbers(inner) for inner in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _value(text: str) -> Any:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from components.common.stage import whole_numbers
+
 ROOT = Path(__file__).resolve().parents[2]
 STAGE = """
 import errno, os, sys, time
@@ -232,3 +234,9 @@ def test_check_says_whether_the_parameters_are_right_and_stops(world):
     wrong = stage(world, "--check", "--set", "stepz=2")
     assert wrong.returncode == 2
     assert "unknown key 'stepz', did you mean 'steps'?" in wrong.stderr
+
+
+def test_kubeflows_floats_are_whole_numbers_again():
+    given = {"a": 2.0, "b": [1.0, 0.5, True, "3.0", None], "c": {"d": -4.0, "e": 1e-05}}
+    expected = {"a": 2, "b": [1, 0.5, True, "3.0", None], "c": {"d": -4, "e": 1e-05}}
+    assert repr(whole_numbers(given)) == repr(expected)
