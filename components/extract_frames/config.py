@@ -35,8 +35,8 @@ class ExtractParams(StageParams):
         None, gt=0, le=1000, description="frame rate of image folders; null: folders of images are not videos"
     )
     workers: int = Field(0, ge=0, le=4096, description="ffmpeg processes at a time; 0: one per core")
-    # Kubernetes hands the merge all its parts in one argument of at most 128 KiB: some 400 bytes a part.
-    parts: int = Field(1, ge=1, le=256, description="the video list is cut in so many parts; each begins a shard")
+    # Kubeflow hands the merge all its parts in one argument, of which Linux takes 128 KiB: up to 1 KiB for each part.
+    parts: int = Field(1, ge=1, le=128, description="the video list is cut in so many parts; each begins a shard")
     max_bad_share: float = Field(0.01, ge=0, le=1, description="share of unreadable videos above which the stage fails")
     shard_mb: int = Field(256, ge=1, le=65536, description="largest size of a tar shard, in 1e6 bytes")
 

@@ -1,13 +1,18 @@
 """Merged stores are what one writer would have written, byte for byte."""
 
+import itertools
 import json
 import os
 import shutil
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from components.common import frame_store_merge, frame_store_writer
 from components.common.errors import StageError
@@ -65,6 +70,23 @@ def test_the_merged_store_is_the_written_one(tmp_path, monkeypatch, parts, rows_
             pq.read_metadata(whole / name).row_group(n) for n in range(pq.read_metadata(whole / name).num_row_groups)
         ]
         assert all(group.num_rows == rows_per_group for group in sizes[:-1])
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.lists(st.lists(st.integers(0, 9), max_size=4), min_size=1, max_size=5),
+    st.integers(1, 12),
+)
+def test_any_cut_of_any_corpus_merges_to_the_written_store(counts, rows_per_group):
+    numbers = itertools.count()
+    parts = [[video(next(numbers), n_frames) for n_frames in part] for part in counts]
+    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as folder:
+        for module in (frame_store_writer, frame_store_merge):
+            patch.setattr(module, "ROWS_PER_GROUP", rows_per_group)
+        whole = write(Path(folder, "whole"), parts)
+        stores = [write(Path(folder, str(n)), [part], {"number": n}) for n, part in enumerate(parts)]
+        merge_stores(stores, Path(folder, "merged"))
+        assert content(Path(folder, "merged")) == content(whole)
 
 
 def test_shards_are_links_where_that_is_possible_and_copies_elsewhere(tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """Extraction in parts: any number of parts, merged in any order, gives the bytes of the run in one piece."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from components.common import frame_store_merge
 from components.common.errors import ExitCode, StageError
 from components.common.frame_store import FrameStore
 from components.extract_frames.config import ExtractParams
@@ -154,6 +156,47 @@ def test_parts_that_do_not_belong_together_are_refused(extraction, capsys, tmp_p
     extraction.videos = tmp_path / "more"
     assert fan.part(1) == ExitCode.OK
     refused("part 2/3 was extracted from other videos than part 1/3")
+
+
+def test_a_merge_that_is_interrupted_leaves_nothing_and_can_be_done_again(extraction, monkeypatch):
+    fan = Fan(extraction, 5).parts()
+    before = [content(folder) for folder in fan.folders]
+    link, linked = frame_store_merge._link, []
+
+    def interrupted(*args):
+        if linked:
+            raise KeyboardInterrupt
+        linked.append(link(*args))
+
+    monkeypatch.setattr(frame_store_merge, "_link", interrupted)
+    assert fan.merge() == ExitCode.INTERRUPTED
+    assert linked and not fan.merged.exists()
+    assert not list(extraction.root.glob(".merged*"))
+    monkeypatch.setattr(frame_store_merge, "_link", link)
+    assert fan.merge() == ExitCode.OK
+    assert content(fan.merged) == content(extraction.store(**fan.params).path)
+    assert [content(folder) for folder in fan.folders] == before
+
+
+@pytest.mark.skipif(
+    not Path("/proc/self/mounts").exists() or os.geteuid() != 0, reason="mounting a small disk needs root"
+)
+def test_a_disk_too_small_for_the_copies_is_said_so_and_the_parts_stay(extraction, capsys):
+    fan = Fan(extraction, 2).parts()
+    before = [content(folder) for folder in fan.folders]
+    small = extraction.root / "small"
+    small.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", small], capture_output=True).returncode:
+        pytest.skip("this machine lets nobody mount")
+    try:
+        given = [word for folder in fan.folders for word in ("--merge", folder)]
+        assert extraction.command(*given, "--frames", small / "frames", **fan.params) == ExitCode.NO_ROOM
+        assert "the disk is full" in capsys.readouterr().err
+        assert not list(small.iterdir())
+    finally:
+        subprocess.run(["umount", small], check=True)
+    assert [content(folder) for folder in fan.folders] == before
+    assert fan.merge() == ExitCode.OK
 
 
 @pytest.mark.parametrize(
