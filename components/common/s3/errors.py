@@ -74,10 +74,13 @@ def explained(error: Exception, where: str, tries: int = 1) -> StageError:
         do = "check AWS_ENDPOINT_URL; run it again, it goes on from where it was"
         return StageError(what, where=where, do=do, code=ExitCode.UNREACHABLE)
     if isinstance(error, ClientError):
-        what = SAID.get(code_of(error)) or f"the store answers {code_of(error)}, {_short(error)}"
+        what = SAID.get(code_of(error)) or f"the store answers {_short(error)}"
         return StageError(what, where=where, do=DO.get(what))
     return StageError(f"the store cannot be used, {_short(error)}", where=where, do="check the AWS_* variables")
 
 
 def _short(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]
+    """The store's own words where there are any, without what botocore puts around them."""
+    response = getattr(error, "response", None) or {}
+    message = response.get("Error", {}).get("Message") or str(error)
+    return " ".join(f"{code_of(error)} {message}".split())[:200]
