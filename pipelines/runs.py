@@ -47,7 +47,9 @@ def _parser() -> argparse.ArgumentParser:
             sub.add_argument("task", metavar="TASK", help="such as pretrain@dino")
             sub.add_argument("--lines", type=int, default=1000, metavar="N", help="from the end")
         if name == "pull":
-            sub.add_argument("--into", type=Path, metavar="FOLDER", help="workspace; default: the project's own folder")
+            sub.add_argument("--recipe", help="its workspace, as in submit; default: the project's own folder")
+            sub.add_argument("--set", action="append", default=[], metavar="a.b=c", help="as in submit")
+            sub.add_argument("--into", type=Path, metavar="FOLDER", help="a workspace with the run's own parameters")
             sub.add_argument("--task", action="append", default=[], metavar="TASK", help="only these")
         add_access(sub)
     return parser
@@ -100,11 +102,13 @@ def _cancel(args: argparse.Namespace) -> ExitCode:
 
 
 def _pull(args: argparse.Namespace) -> ExitCode:
+    from pipelines.compile import workspace_of
     from pipelines.submit.cli import access
     from pipelines.submit.pull import pull
 
     way = access(args)
-    return pull(way, _run_id(way.api, args.run), args.into, args.task)
+    folder = workspace_of(args.recipe, args.set)
+    return pull(way, _run_id(way.api, args.run), folder, args.into, args.task)
 
 
 def _run_id(api: object, given: str) -> str:

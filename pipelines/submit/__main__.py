@@ -1,7 +1,7 @@
 """Submit the pipeline to Kubeflow: `python -m pipelines.submit --host URL [--recipe R] [--set a.b=c] [--watch]`.
 
-Exit codes: 0 submitted (with --watch: the run succeeded), 1 the run failed, 2 nothing was submitted, 4 no answer from
-a server, 130 the run was cancelled, or watching was interrupted while the run goes on.
+Exit codes: 0 submitted (with --watch: the run succeeded), 1 the run failed, 130 it was cancelled, or watching was
+interrupted while it goes on; any other: nothing was submitted (`components.common.errors.ExitCode`).
 """
 
 from __future__ import annotations

@@ -44,7 +44,7 @@ def explained(server: str, host: str, doing: str) -> Iterator[None]:
             f"no answer from {server}, could not {doing}: {_last_words(error)}",
             where=host,
             do="is the address right, and the port-forward or VPN up?",
-            code=ExitCode.NO_ROOM,
+            code=ExitCode.UNREACHABLE,
         ) from None
     except (kfp_server_api.ApiException, kubernetes.client.ApiException) as error:
         raise _refused(error, server, host, doing) from None
@@ -67,7 +67,7 @@ def _refused(error: Any, server: str, host: str, doing: str) -> StageError:
         return StageError(f"{server} does not let you {doing}{said}", where=host, do=do)
     if status == 404:
         return MissingError(f"{server} does not have it, could not {doing}{said}", where=host)
-    code = ExitCode.NO_ROOM if status >= 500 else ExitCode.BAD_INPUT
+    code = ExitCode.UNREACHABLE if status >= 500 else ExitCode.BAD_INPUT
     return StageError(f"{server} answered {status}, could not {doing}{said}", where=host, code=code)
 
 

@@ -54,7 +54,7 @@ def as_documents(answer: Json) -> list[Json]:
 
 def content_hash(documents: list[Json]) -> str:
     """Hash of a compiled pipeline; numbers count by value, since JSON turns 1 into 1.0."""
-    return hashing.json_hash(_plain(documents))
+    return hashing.json_hash(plain(documents))
 
 
 def tasks(documents: list[Json]) -> list[Task]:
@@ -74,7 +74,7 @@ def images(documents: list[Json]) -> list[str]:
 
 
 def _below(spec: Json, dag: Json, looped: bool) -> Iterator[Task]:
-    for key in _ordered(dag["tasks"]):
+    for key in ordered(dag["tasks"]):
         task = dag["tasks"][key]
         component = spec["components"][task["componentRef"]["name"]]
         inner = looped or "parameterIterator" in task or "artifactIterator" in task
@@ -92,7 +92,7 @@ def _task(spec: Json, key: str, task: Json, component: Json, looped: bool) -> Ta
     return Task(key, label, container.get("image", ""), tuple(sorted(outputs)), looped, cleanup)
 
 
-def _ordered(tasks: Json) -> list[str]:
+def ordered(tasks: Json) -> list[str]:
     """Keys so that each comes after those it depends on; the file itself is in alphabetical order."""
     ordered: list[str] = []
 
@@ -108,9 +108,9 @@ def _ordered(tasks: Json) -> list[str]:
     return ordered
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _plain(inner) for key, inner in value.items()}
+        return {key: plain(inner) for key, inner in value.items()}
     if isinstance(value, list):
-        return [_plain(inner) for inner in value]
+        return [plain(inner) for inner in value]
     return int(value) if isinstance(value, float) and value.is_integer() else value

@@ -13,6 +13,9 @@ EXITS = {
     int(ExitCode.BAD_INPUT): "wrong input or parameters, the last line of the log says which",
     int(ExitCode.STOPPED): "training stopped itself (NaN or collapse), the last line of the log says why",
     int(ExitCode.NO_ROOM): "no room or no permission on the machine, the last line of the log says where",
+    int(ExitCode.LOST): "a process of it was lost; a retry goes on from where it was",
+    int(ExitCode.BUSY): "another process holds what it needs; a retry may go well",
+    int(ExitCode.UNREACHABLE): "a store or server did not answer; a retry goes on from where it was",
     int(ExitCode.INTERRUPTED): "interrupted; a retry goes on from where it was",
     TERMINATED: "terminated by the cluster (node drained, cancelled, timeout); a retry goes on from where it was",
 }

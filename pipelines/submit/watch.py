@@ -53,7 +53,7 @@ class Watch:
                 if run.ended:
                     return run
             except StageError as error:
-                if error.code != ExitCode.NO_ROOM:
+                if error.code != ExitCode.UNREACHABLE:
                     raise
                 if silent_since is None:
                     silent_since = time.monotonic()

@@ -55,7 +55,9 @@ class JsonServer:
                 body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
                 where = urlsplit(self.path)
                 query = {key: values[-1] for key, values in parse_qs(where.query).items()}
-                request = Request(self.command, where.path, query, body, dict(self.headers.items()))
+                request = Request(
+                    self.command, where.path, query, body, {key.title(): value for key, value in self.headers.items()}
+                )
                 status, answer = server._answer(request)
                 text = answer if isinstance(answer, str) else json.dumps(answer)
                 self.send_response(status)

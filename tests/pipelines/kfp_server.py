@@ -10,6 +10,7 @@ import itertools
 import uuid
 import zlib
 from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime, timedelta
 from email import message_from_bytes
 from typing import Any
 
@@ -19,7 +20,8 @@ from pipelines.submit import spec
 from tests.pipelines.http_server import JsonServer, Refusal, Request
 
 Json = dict[str, Any]
-START = "2026-01-01T00:00:00Z"
+BEGAN = datetime.now(UTC).replace(microsecond=0) - timedelta(minutes=2)
+START, END = BEGAN.isoformat().replace("+00:00", "Z"), (BEGAN + timedelta(minutes=1)).isoformat()
 
 
 def missing(what: str) -> Refusal:
@@ -147,7 +149,7 @@ class KfpServer(JsonServer):
         if run["state"] == "CANCELING" and not run["frames"]:
             run["state"] = "CANCELED"
         if run["state"] in ("SUCCEEDED", "FAILED", "CANCELED"):
-            run["finished_at"] = "2026-01-01T00:10:00Z"
+            run["finished_at"] = END
         return {key: value for key, value in run.items() if key != "frames"}
 
     def _terminate(self, request: Request, run_id: str) -> Json:
@@ -200,7 +202,7 @@ def _hash(run_id: str, *path: Any) -> int:
 
 
 def _node(run_id: str, name: str, state: str, path: tuple[Any, ...], children: Iterable[tuple[Any, ...]] = ()) -> Json:
-    ended = {"end_time": "2026-01-01T00:02:00Z"} if state in ("SUCCEEDED", "FAILED") else {}
+    ended = {"end_time": END} if state in ("SUCCEEDED", "FAILED") else {}
     below = [{"pod_name": f"longtake-{run_id[-4:]}-{_hash(run_id, *child)}"} for child in children]
     return {"run_id": run_id, "task_id": str(uuid.uuid5(uuid.NAMESPACE_OID, repr((run_id, path)))),
             "display_name": name, "state": state, "create_time": START, "start_time": START, **ended,
