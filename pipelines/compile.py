@@ -94,21 +94,24 @@ def _pipeline(made: Plan) -> Any:
     from pipelines.components import finish_component, signed
     from pipelines.platform import place
 
+    # kfp builds no pipeline inside another: those of fanned-out stages come first
+    fans = {node.name: _fan_out(made, node) for node in made.dag.nodes if made.parts(node) > 1}
+
     def body(given: dict[str, Any]) -> None:
         finish = finish_component(made.cluster.images[FINISH_NEEDS.image])(git_revision=given["git_revision"])
         place(finish, FINISH_NEEDS, made.cluster)
         with dsl.ExitHandler(finish, name="pipeline"):
             tasks: dict[str, Any] = {}
             for node in made.dag.nodes:
-                tasks[node.name] = _task(made, node, tasks, given)
+                tasks[node.name] = _task(made, node, fans.get(node.name), tasks, given)
 
     defaults = inputs(made)
     ports = {name: type(value) for name, value in defaults.items()}
     return dsl.pipeline(signed(PIPELINE, "Image encoders from unlabelled video", ports, body, defaults=defaults))
 
 
-def _task(made: Plan, node: Node, tasks: dict[str, Any], given: dict[str, Any]) -> Any:
-    """The task of a node; that of a fanned-out one is a pipeline of its own."""
+def _task(made: Plan, node: Node, fan: Any, tasks: dict[str, Any], given: dict[str, Any]) -> Any:
+    """The task of a node; that of a fanned-out one is a pipeline of its own, `fan`."""
     from pipelines.components import stage_component
     from pipelines.platform import place
 
@@ -116,8 +119,8 @@ def _task(made: Plan, node: Node, tasks: dict[str, Any], given: dict[str, Any]) 
     arguments = {input_name(path): given[input_name(path)] for path in node.params}
     arguments |= {link.name: tasks[link.producer].outputs[link.output] for link in wiring.links}
     arguments |= {"code_revision": code.revision, "code_hash": code.content}
-    if made.parts(node) > 1:
-        return _fan_out(made, node)(**arguments).set_display_name(node.name)
+    if fan is not None:
+        return fan(**arguments).set_display_name(node.name)
     image = made.cluster.images[node.needs.image]
     task = stage_component(wiring, made.values(node), image, launcher=_launcher(node))(**arguments)
     place(task, node.needs, made.cluster)

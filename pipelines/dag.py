@@ -64,7 +64,7 @@ def read_dag(folder: Path) -> Dag:
         StageError: dvc.yaml or params.yaml cannot be read, stages wait for each other, or two make one output.
     """
     import networkx
-    from dvc.exceptions import DvcException
+    from dvc.exceptions import CyclicGraphError, DvcException
     from dvc.repo import Repo
 
     try:
@@ -74,6 +74,11 @@ def read_dag(folder: Path) -> Dag:
             edges = frozenset((dep.name, stage.name) for stage, dep in graph.edges)
             order = list(networkx.lexicographical_topological_sort(graph.reverse(), key=lambda stage: stage.name))
             return Dag(tuple(_node(stages[stage.name]) for stage in order), edges)
+    except CyclicGraphError as error:
+        waiting = str(error).partition(": ")[2].rstrip(".").split(", ")
+        around = ", ".join(sorted(stage.rpartition("dvc.yaml:")[2] for stage in waiting))
+        do = "an output must not be a dependency of what it is made from"
+        raise StageError(f"stages wait for each other in a cycle: {around}", where=folder / "dvc.yaml", do=do) from None
     except DvcException as error:
         raise StageError(" ".join(str(error).split()), where=folder / "dvc.yaml", do="mend the stages there") from None
 
