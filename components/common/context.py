@@ -45,6 +45,7 @@ class Context:
         outputs: output name -> where to write it now: an empty folder or a file path, renamed in at the end.
         keep_cache: set it to leave `cache` behind after success.
         notes: output name -> metadata of the artifact.
+        contents: output name -> its content hash, where the stage knows it without reading all once more.
     """
 
     stage: str
@@ -56,6 +57,7 @@ class Context:
     outputs: dict[str, Path] = field(default_factory=dict)
     keep_cache: bool = False
     notes: dict[str, dict[str, Any]] = field(default_factory=dict)
+    contents: dict[str, str] = field(default_factory=dict)
     tracker: Tracker = field(default_factory=Tracker)
     _claims: dict[Path, Claim] = field(default_factory=dict)
 
@@ -122,7 +124,7 @@ class Context:
         for parent in {folder.parent for folder in self._claims}:
             for other in parent.iterdir():
                 left = Claim([other], cache_root() / "locks")
-                if _untouched_s(other) > LEFT_AFTER_S and left.take():
+                if untouched_s(other) > LEFT_AFTER_S and left.take():
                     outputs.remove(other)
                     left.release()
 
@@ -169,7 +171,7 @@ class Context:
         return {"stage": self.stage, **self.keys, **self.options, "params_hash": params, **inputs}
 
 
-def _untouched_s(folder: Path) -> float:
+def untouched_s(folder: Path) -> float:
     """Seconds since anything was written into a folder or directly below it; 0 for one that vanishes meanwhile."""
     try:
         return time.time() - max(path.stat().st_mtime for path in [folder, *folder.iterdir()])

@@ -33,14 +33,28 @@ def input_paths(executor_input: str, name: str) -> list[str]:
     Raises:
         StageError: this is no executor input.
     """
+    return [local_path(uri) for uri in input_addresses(executor_input).get(name, [])]
+
+
+def input_addresses(executor_input: str) -> dict[str, list[str]]:
+    """Name of an input -> addresses of its artifacts; StageError where this is no executor input."""
     artifacts = _part(executor_input, "inputs").get("artifacts", {})
     try:
-        return [_local_path(artifact["uri"]) for artifact in artifacts.get(name, {}).get("artifacts", [])]
+        return {name: [one["uri"] for one in entry.get("artifacts", [])] for name, entry in artifacts.items()}
     except (AttributeError, KeyError, TypeError) as error:
         raise _not_an_executor_input(error) from None
 
 
-def _local_path(uri: str) -> str:
+def output_file(executor_input: str) -> Path:
+    """Where Kubeflow wants the executor output; StageError where this is no executor input."""
+    try:
+        return Path(_part(executor_input, "outputs")["outputFile"])
+    except (KeyError, TypeError) as error:
+        raise _not_an_executor_input(error) from None
+
+
+def local_path(uri: str) -> str:
+    """Where Kubeflow's launcher puts the artifact of an address."""
     for scheme, mount in MOUNTS.items():
         if uri.startswith(scheme):
             return mount + uri.removeprefix(scheme)
@@ -56,12 +70,7 @@ def write_executor_output(executor_input: str, notes: dict[str, dict[str, Any]])
         executor_input: the JSON that Kubeflow passed.
         notes: output name -> metadata of its artifact.
     """
-    declared = _part(executor_input, "outputs")
-    try:
-        place = Path(declared["outputFile"])
-        artifacts = declared.get("artifacts", {})
-    except (KeyError, TypeError) as error:
-        raise _not_an_executor_input(error) from None
+    place, artifacts = output_file(executor_input), _part(executor_input, "outputs").get("artifacts", {})
     described = {name: {"artifacts": [_with_metadata(entry, notes.get(name, {}))]} for name, entry in artifacts.items()}
     write_text(place, json.dumps({"artifacts": described}, sort_keys=True))
 

@@ -144,7 +144,7 @@ def main(stage: Stage, run: Callable[[Context], None], argv: list[str] | None = 
         print(f"{stage.name}: {_machine_trouble(error)}", file=sys.stderr)
         return int(ExitCode.NO_ROOM)
     finally:
-        signal.signal(signal.SIGTERM, before)  # nothing is left that an interruption would have to tidy
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)  # nothing is left to tidy
     return int(ExitCode.OK)
 
 

@@ -5,17 +5,22 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import re
 import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+from components.common.errors import ExitCode, StageError
 
 FOLLOWER = "LONGTAKE_FOLLOWER"  # set for processes that the first one starts
 
@@ -45,13 +50,28 @@ def group(processes: int = 1) -> Iterator[None]:
         processes: how many there should be when torchrun has not said so (WORLD_SIZE); 0 takes one for each GPU.
     """
     wanted = processes or max(torch.cuda.device_count(), 1)
+    end_with_launcher()
     with ExitStack() as stack:
         if "WORLD_SIZE" not in os.environ and wanted > 1:
             stack.enter_context(_followers(wanted))
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            stack.enter_context(_lost_told())
             dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
             stack.callback(dist.destroy_process_group)
         yield
+
+
+@contextmanager
+def _lost_told() -> Iterator[None]:
+    """What a collective operation raises when another process is gone, as a line instead of a traceback."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not isinstance(error, dist.DistError) and "gloo" not in str(error).lower():
+            raise
+        why = re.sub(r"\[\S*:\d+\] *", "", " ".join(str(error).split()))[:160]  # without places in torch's sources
+        what = f"another process of this run was lost, {why}"
+        raise StageError(what, do="run it again, it goes on from the last checkpoint", code=ExitCode.LOST) from None
 
 
 @contextmanager
@@ -82,6 +102,26 @@ def end_with_leader() -> None:
     """In a follower: stop when the process that started this one is gone, which closes our standard input."""
     if FOLLOWER in os.environ:
         threading.Thread(target=lambda: (sys.stdin.buffer.read(), os._exit(1)), daemon=True).start()
+
+
+def end_with_launcher() -> None:
+    """Under torchrun: stop when its agent is gone, however that ended; it would leave its processes to themselves."""
+    agent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == agent:  # an orphan is given to another process, even before its parent is buried
+            time.sleep(1)
+        os._exit(1)
+
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        threading.Thread(target=watch, daemon=True).start()
+
+
+def tell_launcher(error: StageError) -> None:
+    """Under torchrun, in a process that is not the first: leave the message where the agent finds it."""
+    if file := os.environ.get("TORCHELASTIC_ERROR_FILE"):
+        told = {"message": str(error), "timestamp": str(int(time.time()))}
+        Path(file).write_text(json.dumps(told), encoding="utf-8")
 
 
 def end_with_trainer(worker: int) -> None:

@@ -55,7 +55,8 @@ def follow() -> int:
         with parallel.group():
             _trainer(None).train()
     except StageError as error:
-        return int(error.code)  # the first process says what it was
+        parallel.tell_launcher(error)  # people hear it from the first process, unless that one is well
+        return int(error.code)
     return 0
 
 
