@@ -9,7 +9,8 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,47 +18,53 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from components.common import hashing
 from components.common.errors import StageError
 from components.common.frame_store import FRAMES, VIDEOS, FrameStore, shard_name
 from components.common.frame_store_writer import FRAME_COLUMNS, ROWS_PER_GROUP, VIDEO_COLUMNS, write_manifest
 
 AGAIN = "extract that part again"
-TOTALS = ("frames", "videos", "videos_bad")
 
 
 def merge_stores(parts: Sequence[Path], folder: Path) -> dict[str, int]:
     """Write the store of all `parts`, in their order, into a new `folder`; memory holds two row groups at most.
 
-    Shards are hard links where the file system allows it, else copies; the parts stay as they are.
+    Shards become hard links where the file system allows it, else copies; the parts stay as they are.
 
     Returns:
         Totals of the store: frames, videos, videos_bad.
 
     Raises:
-        StageError: a part is no frame store, lacks a shard, or has a table or shard of another size than it says.
+        StageError: a part is no frame store, or one of its files is missing or not as it was written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    totals, shards = dict.fromkeys(TOTALS, 0), dict[str, dict[str, object]]()
-    with (
-        contextlib.closing(_Groups(folder / FRAMES, FRAME_COLUMNS)) as frames,
-        contextlib.closing(_Groups(folder / VIDEOS, VIDEO_COLUMNS)) as videos,
-    ):
-        for part in parts:
-            manifest, before = FrameStore(part).manifest, {"video": totals["videos"], "shard": len(shards)}
-            for batch in read_batches(part / FRAMES, FRAME_COLUMNS):
-                frames.append(_shifted(batch, before))
-            for batch in read_batches(part / VIDEOS, VIDEO_COLUMNS):
-                videos.append(_shifted(batch, before))
-            for number in range(manifest["shards"]):
-                name = shard_name(len(shards))
-                _link(part / shard_name(number), folder / name, manifest["files"][shard_name(number)]["bytes"])
-                shards[name] = manifest["files"][shard_name(number)]
-            for name in TOTALS:
-                totals[name] += manifest[name]
-            if (frames.n_rows, videos.n_rows) != (totals["frames"], totals["videos"]):
-                raise StageError("its tables have other rows than its manifest says", where=part, do=AGAIN)
-    write_manifest(folder, totals, shards)
+    manifests = [FrameStore(part).manifest for part in parts]
+    for table, schema in ((FRAMES, FRAME_COLUMNS), (VIDEOS, VIDEO_COLUMNS)):
+        _merge_table(table, schema, parts, manifests, folder)
+    shards = [
+        (part / name, manifest["files"][name])
+        for part, manifest in zip(parts, manifests, strict=True)
+        for name in map(shard_name, range(manifest["shards"]))
+    ]
+    names = [shard_name(number) for number in range(len(shards))]
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:  # hashing lets go of the interpreter lock
+        list(pool.map(_take, shards, [folder / name for name in names]))
+    totals = {name: sum(manifest[name] for manifest in manifests) for name in ("frames", "videos", "videos_bad")}
+    write_manifest(folder, totals, {name: facts for name, (_, facts) in zip(names, shards, strict=True)})
     return totals
+
+
+def _merge_table(
+    name: str, schema: pa.Schema, parts: Sequence[Path], manifests: Sequence[dict[str, Any]], folder: Path
+) -> None:
+    """Rows of all parts with their videos and shards counted from the first part on."""
+    before = {"video": 0, "shard": 0}
+    with contextlib.closing(_Groups(folder / name, schema)) as table:
+        for part, manifest in zip(parts, manifests, strict=True):
+            _check(part / name, manifest["files"][name])
+            for batch in read_batches(part / name, schema):
+                table.append(_shifted(batch, before))
+            before = {"video": before["video"] + manifest["videos"], "shard": before["shard"] + manifest["shards"]}
 
 
 def read_batches(file: Path, schema: pa.Schema) -> Iterator[pa.Table]:
@@ -84,12 +91,10 @@ class _Groups:
     """A parquet file whose row groups are cut as the store's writer cuts them, whatever pieces come in."""
 
     def __init__(self, file: Path, schema: pa.Schema) -> None:
-        self.n_rows = 0
         self._rows = schema.empty_table()
         self._writer = pq.ParquetWriter(file, schema)
 
     def append(self, table: pa.Table) -> None:
-        self.n_rows += table.num_rows
         self._rows = pa.concat_tables([self._rows, table])
         while self._rows.num_rows >= ROWS_PER_GROUP:
             self._flush(ROWS_PER_GROUP)
@@ -105,12 +110,27 @@ class _Groups:
         self._rows = self._rows.slice(count)
 
 
-def _link(source: Path, target: Path, size: Any) -> None:
-    """A second name for the shard; a copy on another file system, or where links are forbidden."""
-    source = source.resolve()  # DVC may have placed a symbolic link
-    if not source.is_file() or source.stat().st_size != size:
-        raise StageError("missing shard, or of another size than when it was written", where=source, do=AGAIN)
+def _take(shard: tuple[Path, Mapping[str, Any]], target: Path) -> None:
+    """Link or copy a shard, and check what lies there then."""
+    source, facts = shard
+    try:
+        _link(source.resolve(), target)  # DVC may have placed a symbolic link
+    except FileNotFoundError:
+        raise StageError("this file is missing", where=source, do=AGAIN) from None
+    _check(target, facts, source)
+
+
+def _link(source: Path, target: Path) -> None:
+    """A second name for a file; a copy on another file system, or where links are forbidden."""
     try:
         os.link(source, target)
     except OSError:
         shutil.copyfile(source, target)
+
+
+def _check(file: Path, facts: Mapping[str, Any], source: Path | None = None) -> None:
+    """Compare a file with what the part wrote: it has come a long way, and nobody else does."""
+    if not file.is_file():
+        raise StageError("this file is missing", where=source or file, do=AGAIN)
+    if hashing.file_hash(file) != facts["sha256"]:
+        raise StageError("this file is not as it was written", where=source or file, do=AGAIN)

@@ -177,6 +177,12 @@ def write_manifest(
     (path / MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
+def content_hash(path: Path) -> str:
+    """The folder's `hashing.tree_hash`, of the hashes in its manifest: shards are hashed while they are written."""
+    files = json.loads((path / MANIFEST).read_text(encoding="utf-8"))["files"]
+    return hashing.tree_hash(path, known={name: facts["sha256"] for name, facts in files.items()})
+
+
 class _Table:
     """A parquet file that grows row by row and is held in memory one row group at a time."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,20 +39,25 @@ def files_below(path: Path, above: frozenset[Path] = frozenset()) -> Iterator[Pa
             yield entry
 
 
-def tree_hash(path: Path) -> str:
+def tree_hash(path: Path, known: Mapping[str, str] | None = None) -> str:
     """Hash of a file, or of every relative path and content of a folder.
 
     A file that may not be read counts by its name: whether that is trouble is for the stage to say.
+
+    Args:
+        path: file or folder.
+        known: relative path -> SHA-256 of files that need not be read once more.
     """
     if path.is_file():
         return file_hash(path)[:HEX_DIGITS]
-    digest = hashlib.sha256()
+    digest, known = hashlib.sha256(), known or {}
     for file in files_below(path):
+        name = file.relative_to(path).as_posix()
         try:
-            content = file_hash(file)
+            content = known.get(name) or file_hash(file)
         except PermissionError:
             content = "unreadable"
-        digest.update(f"{file.relative_to(path).as_posix()}\0{content}\n".encode())
+        digest.update(f"{name}\0{content}\n".encode())
     return digest.hexdigest()[:HEX_DIGITS]
 
 

@@ -42,7 +42,7 @@ def finish(stage: Stage, ctx: Context) -> None:
         if not partial.exists():
             raise RuntimeError(f"stage {stage.name} ended without writing its output '{name}'")
         if stage.outputs[name].kind == "dir":
-            outputs.mark(partial, stage.name, name)
+            outputs.mark(partial, stage.name, name, ctx.contents.get(name))
         outputs.put_in_place(partial, ctx.places[name])
     made = ", ".join(str(place) for place in ctx.places.values())
     ctx.log(f"done: {made}")

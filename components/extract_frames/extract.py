@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 from components.common.context import Context
 from components.common.errors import StageError
-from components.common.frame_store_writer import BAD, VideoRow
+from components.common.frame_store_writer import BAD, VideoRow, content_hash
 from components.extract_frames.config import ExtractParams
 from components.extract_frames.find import Source, find_sources
 from components.extract_frames.finished import Finished, assemble, check_share
@@ -37,6 +37,7 @@ def extract(ctx: Context) -> None:
         ctx.warn(f"skipped {row.path}: {row.reason}")
     said = None if number is None else _said(ctx, number, params)
     frames = assemble(parts, bad, finished, ctx.outputs["frames"], params.shard_mb * MEGABYTE, said)
+    ctx.contents["frames"] = content_hash(ctx.outputs["frames"])
     ctx.note("frames", n_frames=frames, n_videos=n_videos, n_bad=len(bad))
     which = "" if number is None else f"part {number}/{params.parts}: "
     ctx.log(f"{which}{frames} frames of {n_videos - len(bad)} videos, {len(bad)} skipped")

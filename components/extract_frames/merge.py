@@ -9,7 +9,7 @@ from components.common.context import Context
 from components.common.errors import StageError
 from components.common.frame_store import VIDEOS, FrameStore
 from components.common.frame_store_merge import merge_stores, read_batches
-from components.common.frame_store_writer import BAD, VIDEO_COLUMNS, VideoRow
+from components.common.frame_store_writer import BAD, VIDEO_COLUMNS, VideoRow, content_hash
 from components.extract_frames.config import ExtractParams
 from components.extract_frames.finished import check_share
 from components.extract_frames.parts import find_parts, in_order
@@ -27,6 +27,7 @@ def merge(ctx: Context) -> None:
     n_bad, n_videos = (sum(manifest[name] for manifest in manifests) for name in ("videos_bad", "videos"))
     check_share(_bad_videos(parts), n_bad, n_videos, params.max_bad_share)
     totals = merge_stores(parts, ctx.outputs["frames"])
+    ctx.contents["frames"] = content_hash(ctx.outputs["frames"])
     ctx.note("frames", n_frames=totals["frames"], n_videos=n_videos, n_bad=n_bad)
     ctx.log(f"{totals['frames']} frames of {n_videos - n_bad} videos in {len(parts)} parts, {n_bad} skipped")
 

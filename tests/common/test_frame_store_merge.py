@@ -14,10 +14,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components.common import frame_store_merge, frame_store_writer
+from components.common import frame_store_merge, frame_store_writer, hashing
 from components.common.errors import StageError
 from components.common.frame_store import Frame, FrameStore, FrameStoreWriter, VideoRow
-from components.common.frame_store_merge import merge_stores
+from components.common.frame_store_merge import merge_stores, read_batches
 from tests.common.test_frame_store import jpeg
 
 SHARD_BYTES = 6000  # five frames of these tests
@@ -65,6 +65,7 @@ def test_the_merged_store_is_the_written_one(tmp_path, monkeypatch, parts, rows_
     assert content(tmp_path / "merged") == content(whole)
     assert totals == {"frames": 33, "videos": 10, "videos_bad": 3}
     FrameStore(tmp_path / "merged").verify()
+    assert frame_store_writer.content_hash(whole) == hashing.tree_hash(whole)
     for name in ("frames.parquet", "videos.parquet"):
         sizes = [
             pq.read_metadata(whole / name).row_group(n) for n in range(pq.read_metadata(whole / name).num_row_groups)
@@ -129,13 +130,19 @@ def test_a_damaged_part_is_named(tmp_path):
         assert not (tmp_path / "merged" / "store.json").exists()
 
     shard, frames = bad / "shard-000001.tar", bad / "frames.parquet"
-    refused("missing shard", shard.unlink)
-    refused("another size", lambda: shard.write_bytes(shard.read_bytes()[:-1]))
-    refused("unreadable table", lambda: frames.write_bytes(frames.read_bytes()[:-20]))
-    refused("unreadable table", frames.unlink)
-    refused("unreadable table", lambda: pq.write_table(pa.table({"video": [1]}), frames))
-    refused("other rows", lambda: pq.write_table(pq.read_table(frames).slice(1), frames))
+    for file in (shard, frames):
+        refused("this file is missing", file.unlink)
+        refused("not as it was written", lambda file=file: file.write_bytes(file.read_bytes()[:-1]))
+        refused("not as it was written", lambda file=file: file.write_bytes(b"x" + file.read_bytes()[1:]))
     refused("no frame store", lambda: (bad / "store.json").unlink())
+
+
+def test_a_table_that_cannot_be_read_is_named(tmp_path):
+    (tmp_path / "frames.parquet").write_bytes(b"PAR1 not really")
+    pq.write_table(pa.table({"video": [1]}), tmp_path / "videos.parquet")
+    for name in ("frames.parquet", "videos.parquet", "away.parquet"):
+        with pytest.raises(StageError, match=rf"unreadable table.*{name}"):
+            list(read_batches(tmp_path / name, frame_store_writer.VIDEO_COLUMNS))
 
 
 def test_memory_does_not_grow_with_the_tables(tmp_path):
@@ -149,6 +156,7 @@ def test_memory_does_not_grow_with_the_tables(tmp_path):
     part = write(tmp_path / "part", [[(VideoRow(key="v", path="v.mp4"), [])]])
     pq.write_table(pa.table(columns, schema=frame_store_writer.FRAME_COLUMNS), part / "frames.parquet")
     manifest = json.loads((part / "store.json").read_text())
+    manifest["files"]["frames.parquet"]["sha256"] = hashing.file_hash(part / "frames.parquet")
     (part / "store.json").write_text(json.dumps({**manifest, "frames": rows}))
     peak = 0
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.common import frame_store_merge
+from components.common import frame_store_merge, hashing, outputs
 from components.common.errors import ExitCode, StageError
 from components.common.frame_store import FrameStore
 from components.extract_frames.config import ExtractParams
@@ -85,6 +85,7 @@ def test_merged_parts_are_the_store_of_one_run(extraction, n):
     assert fan.merge(*fan.folders[::-1]) == ExitCode.OK
     whole = extraction.store(**fan.params)
     assert content(fan.merged) == content(whole.path)  # .longtake.json with its content hash is among them
+    assert outputs.content_hash(fan.merged) == hashing.tree_hash(fan.merged)
     assert (whole.n_frames, len(whole.videos), whole.manifest["videos_bad"]) == (46, 7, 3)
     videos = [FrameStore(folder).videos["path"].to_pylist() for folder in fan.folders]
     assert [path for part in videos for path in part] == whole.videos["path"].to_pylist()
@@ -164,9 +165,10 @@ def test_a_merge_that_is_interrupted_leaves_nothing_and_can_be_done_again(extrac
     link, linked = frame_store_merge._link, []
 
     def interrupted(*args):
-        if linked:
+        linked.append(args)
+        if len(linked) > 1:
             raise KeyboardInterrupt
-        linked.append(link(*args))
+        link(*args)
 
     monkeypatch.setattr(frame_store_merge, "_link", interrupted)
     assert fan.merge() == ExitCode.INTERRUPTED
