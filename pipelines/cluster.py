@@ -37,6 +37,13 @@ class Retry(Params):
     window_s: int = Field(1_209_600, gt=0, description="seconds from the first attempt in which a retry may start")
 
 
+class Launcher(Params):
+    """The pod that watches a stage on several nodes."""
+
+    cpu: float = Field(1, gt=0, description="cores")
+    memory_gib: float = Field(2, gt=0)
+
+
 class Cluster(Params):
     """Settings of one cluster; `config_map`, `secret` and `cache_pvc` may be null where there is none."""
 
@@ -56,6 +63,7 @@ class Cluster(Params):
     gpu_pool: Pool = Pool()
     gpus: bool = Field(True, description="false: no devices here, stages that ask for some run on cores")
     retry: Retry = Retry()
+    launcher: Launcher = Launcher()
     fan_out_pods: int = Field(gt=0)
     pipeline_root: str
 

@@ -18,6 +18,7 @@ import yaml
 
 from components.common.config import nearest, read_yaml, section_of
 from components.common.errors import ExitCode, StageError
+from components.common.launch.settings import NodeSettings, launch_command
 from components.common.outputs import write_text
 from components.common.stage import parse_change
 from pipelines.cluster import Cluster
@@ -122,13 +123,14 @@ def _task(made: Plan, node: Node, fan: Any, tasks: dict[str, Any], given: dict[s
     if fan is not None:
         return fan(**arguments).set_display_name(node.name)
     image = made.cluster.images[node.needs.image]
-    task = stage_component(wiring, made.values(node), image, launcher=_launcher(node))(**arguments)
-    place(task, node.needs, made.cluster)
+    launcher, needs = _launcher(made, node)
+    task = stage_component(wiring, made.values(node), image, launcher=launcher)(**arguments)
+    place(task, needs, made.cluster)
     return task.set_display_name(node.name)
 
 
 def _fan_out(made: Plan, node: Node) -> Any:
-    """Parts side by side, then one task that puts them together."""
+    """Parts side by side, then one task that puts them together; no launcher, a part is one process."""
     from kfp import dsl
 
     from pipelines.components import merge_component, signed, stage_component
@@ -156,8 +158,19 @@ def _fan_out(made: Plan, node: Node) -> Any:
     return dsl.pipeline(signed(task_name(node.name), node.desc, ports, body, returns=returns))
 
 
-def _launcher(node: Node) -> list[str]:
-    return []
+def _launcher(made: Plan, node: Node) -> tuple[list[str], Needs]:
+    """The words before a stage's command where it runs in several processes, and what the pod that says them needs.
+
+    On one node the pod itself runs them. On several, it only watches a TrainJob, and needs little.
+    """
+    needs, cluster = node.needs, made.cluster
+    if not cluster.gpus:
+        needs = needs.model_copy(update={"gpus": 0})
+    if needs.nodes == 1:
+        return launch_command(1, needs.gpus), needs
+    settings = NodeSettings.of(cluster.model_dump(), needs.model_dump())
+    watcher = {"cpu": cluster.launcher.cpu, "memory_gib": cluster.launcher.memory_gib, "gpus": 0, "shm_gib": 0}
+    return launch_command(needs.nodes, needs.gpus, settings), needs.model_copy(update=watcher)
 
 
 def _lookup(params: Mapping[str, Any], path: str, node: str) -> Any:

@@ -18,7 +18,7 @@ MIB_PER_GIB = 1024
 def place(task: Any, needs: Needs, cluster: Cluster) -> None:
     """Everything a pod of the pipeline needs, from a stage's `meta` and the cluster's settings."""
     resources(task, needs)
-    if needs.gpus and cluster.gpus:
+    if needs.gpus:
         gpus(task, needs, cluster.gpu_pool)
     else:
         pool(task, cluster.cpu_pool)

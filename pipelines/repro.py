@@ -75,8 +75,8 @@ def followed(folder: Path, env: dict[str, str]) -> Iterator[None]:
         follower.wait()
 
 
-def summary(folder: Path, seconds: float) -> str:
-    """The last words of a run: leaderboard, decision, report, MLflow."""
+def summary(folder: Path, seconds: float, mlflow: str = "make ui   (then http://127.0.0.1:5000)") -> str:
+    """The last words of a run: leaderboard, decision, report, and how to see it in MLflow."""
     lines = [""]
     board = folder / "report" / "leaderboard.txt"
     if board.exists():
@@ -87,7 +87,7 @@ def summary(folder: Path, seconds: float) -> str:
         lines += [f"Promotion   {made['outcome']}: {made['reason']}"]
     lines += [
         f"Report      {folder / 'report' / 'index.html'}",
-        "MLflow      make ui   (then http://127.0.0.1:5000)",
+        f"MLflow      {mlflow}",
         f"Time        {int(seconds // 60)} min {int(seconds % 60)} s in {folder}",
     ]
     return "\n".join(lines)

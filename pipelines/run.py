@@ -60,7 +60,8 @@ def main(argv: list[str] | None = None) -> int:
     except StageError as error:
         print(f"run: {error}", file=sys.stderr)
         return int(error.code)
-    print(summary(folder, time.monotonic() - started))
+    look = args.mlflow or f"mlflow server --backend-store-uri sqlite:///{folder}/mlflow.db --port 5000"
+    print(summary(folder, time.monotonic() - started, look))
     return int(ExitCode.OK)
 
 

@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from components.common.errors import StageError
+from components.common.launch.settings import NodeSettings
 from pipelines.cluster import Cluster, Retry
 from pipelines.compile import compile_plan, documents, inputs, main, plan
 from pipelines.dag import read_dag
@@ -160,6 +161,36 @@ def test_devices_memory_and_shm_come_from_meta(made, compiled):
     assert "accelerator" not in executors(compiled)["exec-download-sample"][0]["resources"]
     without = compile_plan(dataclasses.replace(made, cluster=made.cluster.model_copy(update={"gpus": False})))
     assert "accelerator" not in without
+
+
+def test_several_devices_and_several_nodes_start_through_the_launcher(folder, tmp_path):
+    """One pod runs all processes of one node; for more it is a small one that watches a TrainJob."""
+    project = tmp_path / "project"
+    shutil.copytree(folder, project)
+    text = (project / "dvc.yaml").read_text()
+
+    def pretrain(meta):
+        (project / "dvc.yaml").write_text(text.replace("shm_gib: 16, gpus: 1, nodes: 1", meta))
+        pair = documents(compile_plan(plan(project, Cluster.read())))
+        return executors(pair)["exec-pretrain-dino"]
+
+    container, kubernetes = pretrain("shm_gib: 16, gpus: 8, nodes: 1")
+    words = ["python", "-m", "components.common.launch", "--nodes", "1", "--gpus", "8"]
+    assert container["command"] == [*words, "--", "python", "-m", "components.pretrain"]
+    assert container["resources"]["accelerator"]["resourceCount"] == "8"
+    assert kubernetes["emptyDirMounts"]
+
+    container, kubernetes = pretrain("shm_gib: 16, gpus: 8, nodes: 2")
+    assert container["command"][3:7] == ["--nodes", "2", "--gpus", "8"]
+    settings = NodeSettings.model_validate_json(container["command"][container["command"].index("--settings") + 1])
+    assert (settings.memory_gib, settings.shm_gib, settings.accelerator) == (64, 16, "nvidia.com/gpu")
+    assert (settings.secret, settings.cache_pvc) == ("longtake-s3", "longtake-cache")
+    assert "accelerator" not in container["resources"]
+    assert (container["resources"]["resourceCpuLimit"], container["resources"]["resourceMemoryLimit"]) == (
+        "1",
+        "2048Mi",
+    )
+    assert "emptyDirMounts" not in kubernetes
 
 
 def test_extraction_fans_out_and_comes_together(compiled):
