@@ -3,10 +3,9 @@
 import argparse
 import os
 import sys
-import urllib.error
-import urllib.request
 import uuid
 
+import requests
 from botocore.exceptions import BotoCoreError, ClientError
 from bucket import client
 
@@ -15,10 +14,10 @@ TIMEOUT_S = 20
 
 def mlflow(url: str) -> None:
     """/health needs no database, so a search that does comes after it."""
-    for path, body in (("/health", None), ("/api/2.0/mlflow/experiments/search", b'{"max_results": 1}')):
-        request = urllib.request.Request(url + path, data=body, headers={"Content-Type": "application/json"})
-        with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:
-            print(f"MLflow: {path} {answer.status}")
+    requests.get(f"{url}/health", timeout=TIMEOUT_S).raise_for_status()
+    found = requests.post(f"{url}/api/2.0/mlflow/experiments/search", json={"max_results": 1}, timeout=TIMEOUT_S)
+    found.raise_for_status()
+    print("MLflow: the server and its database answer")
 
 
 def store(bucket: str) -> None:
@@ -38,7 +37,7 @@ def main() -> str | None:
     url = parser.parse_args().mlflow
     try:
         mlflow(url)
-    except OSError as error:  # an HTTP answer, a refusal or a timeout
+    except requests.RequestException as error:
         return f"MLflow at {url}: {error}"
     try:
         store(os.environ["LONGTAKE_BUCKET"])

@@ -34,30 +34,35 @@ image: {{ if .digest }}{{ printf "%s@%s" .repository .digest }}{{ else }}{{ prin
 imagePullPolicy: {{ .pullPolicy }}
 {{- end }}
 
-{{/* A pod that runs one of files/*.py in MLflow's image and ends. Call with (list . "component" command resources env). */}}
-{{- define "longtake.scriptPod" -}}
+{{/* A pod in MLflow's image that runs one command and ends. Call with (list . "component" command env). */}}
+{{- define "longtake.jobPod" -}}
 {{- $ := index . 0 -}}
 metadata:
   labels:
     {{- include "longtake.selector" (list $ (index . 1)) | nindent 4 }}
 spec:
   {{- include "longtake.pod" (list $ 10001) | nindent 2 }}
-  restartPolicy: {{ if eq (index . 1) "check" }}Never{{ else }}OnFailure{{ end }}
+  restartPolicy: {{ eq (index . 1) "check" | ternary "Never" "OnFailure" }}
   containers:
     - name: {{ index . 1 }}
       {{- include "longtake.image" $.Values.mlflow.image | nindent 6 }}
-      command: {{ concat (list "python") (index . 2) | toJson }}
+      command: {{ index . 2 | toJson }}
       env:
         - {name: HOME, value: /tmp}
         {{- index . 3 | nindent 8 }}
-      resources:
-        requests: {cpu: 100m, memory: 512Mi}
-        limits: {cpu: "1", memory: 1Gi}
+      {{- include "longtake.jobResources" . | nindent 6 }}
       {{- include "longtake.container" . | nindent 6 }}
       volumeMounts:
         {{- include "longtake.scriptMounts" . | nindent 8 }}
   volumes:
     {{- include "longtake.scriptVolumes" $ | nindent 4 }}
+{{- end }}
+
+{{/* MLflow's import alone takes 400 MiB. */}}
+{{- define "longtake.jobResources" -}}
+resources:
+  requests: {cpu: 100m, memory: 512Mi}
+  limits: {cpu: "1", memory: 1Gi}
 {{- end }}
 
 {{- define "longtake.scriptMounts" -}}
