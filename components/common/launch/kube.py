@@ -115,12 +115,12 @@ def connect(away_s: float) -> Kube:
 
     settings = client.Configuration()
     settings.retries = False  # `_ask` is patient itself
-    settings.client_side_validation = False
     try:
         try:
             config.load_incluster_config(client_configuration=settings)
         except config.ConfigException:
-            config.load_kube_config(client_configuration=settings, persist_config=False)
+            file = os.environ.get("KUBECONFIG")
+            config.load_kube_config(file, client_configuration=settings, persist_config=False)
     except (config.ConfigException, OSError, TypeError, ValueError) as error:
         why = " ".join(str(error).split())
         raise StageError(f"several nodes need a Kubernetes cluster, {why}") from None

@@ -132,7 +132,8 @@ class TrainJob:
             raise self.patience.failure(conditions["Failed"], self.name)
         self.patience.check(troubles)
         waits = "suspended, it waits in a queue" if "Suspended" in conditions else ""
-        self._say_state("; ".join([waits or pods.summary(found, self.nodes), *dict.fromkeys(t.what for t in troubles)]))
+        more = f" (and {len(troubles) - 1} more)" if len(troubles) > 1 else ""
+        self._say_state("; ".join([waits or pods.summary(found, self.nodes), *[t.what + more for t in troubles[:1]]]))
         return False
 
     def _wait_until_gone(self) -> None:
