@@ -15,6 +15,7 @@ import functools
 import json
 import os
 import threading
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -67,6 +68,11 @@ class FrameStore:
         return self._table(VIDEOS)
 
     @property
+    def is_remote(self) -> bool:
+        """Whether reads are requests over a network."""
+        return not isinstance(self.files, LocalFiles)
+
+    @property
     def n_frames(self) -> int:
         """Frames in the store."""
         return int(self.manifest["frames"])
@@ -94,6 +100,10 @@ class FrameStore:
             what = f"shard ends before byte {offset + size}"
             raise StageError(what, where=self.where(shard), do="extract the frames again")
         return data
+
+    def prefetch(self, places: Iterable[tuple[int, int, int]]) -> None:
+        """Tell which (shard, offset, size) will be read next: requests to a store then go side by side."""
+        self.files.prefetch((shard_name(shard), offset, size) for shard, offset, size in places)
 
     def verify(self) -> None:
         """Compare every file with the sha256 in the manifest; raises StageError naming the first that differs."""
@@ -133,6 +143,9 @@ class Files(Protocol):
     def read(self, name: str, offset: int, size: int) -> bytes:
         """`size` bytes from `offset`, fewer at the end of the file."""
 
+    def prefetch(self, wanted: Iterable[tuple[str, int, int]]) -> None:
+        """These (name, offset, size) will be read next."""
+
     def whole(self, name: str) -> bytes:
         """A file's bytes."""
 
@@ -163,6 +176,9 @@ class LocalFiles:
     def read(self, name: str, offset: int, size: int) -> bytes:
         file = self._open(name)  # named, so that it stays open until the read is over
         return os.pread(file.fd, size, offset)
+
+    def prefetch(self, wanted: Iterable[tuple[str, int, int]]) -> None:
+        """The kernel reads ahead."""
 
     def whole(self, name: str) -> bytes:
         return (self.path / name).read_bytes()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -67,6 +69,20 @@ class S3Files:
             offset = stop
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
+    def prefetch(self, wanted: Iterable[tuple[str, int, int]]) -> None:
+        """Fetch what reads of these (name, offset, size) would miss, side by side: alone each waits for the network."""
+        block = self.store.params.block_bytes
+        numbers = {
+            (name, number)
+            for name, offset, size in wanted
+            for number in range(offset // block, (offset + max(size, 1) - 1) // block + 1)
+        }
+        missing = [pair for pair in sorted(numbers) if self._is_missing(*pair)]
+        if len(missing) > 1:
+            with ThreadPoolExecutor(self.store.params.workers) as pool:
+                for job in [pool.submit(self._fetch_block, name, number) for name, number in missing]:
+                    job.result()
+
     def whole(self, name: str) -> bytes:
         """A file's bytes; raises FileNotFoundError."""
         return self.read(name, 0, self._object(name).size)
@@ -103,13 +119,26 @@ class S3Files:
         first, last = self._extent(obj, number)
         return self.blocks.read(self._name(obj, number), start - first, end - first, last - first)
 
+    def _is_missing(self, name: str, number: int) -> bool:
+        obj = self.objects.get(name)
+        if obj is None or number * self.store.params.block_bytes >= obj.size:
+            return False  # reading it will say what is wrong
+        first, _ = self._extent(obj, number)
+        return self._cached(obj, number, first, first) is None
+
+    def _fetch_block(self, name: str, number: int) -> None:
+        obj = self.objects[name]
+        self._fetched(obj, number, *self._extent(obj, number))
+
     def _missing_until(self, obj: Object, number: int, end: int) -> int:
         """End of the run of missing blocks that begins with `number`: within the wanted bytes and one part."""
         first, stop = self._extent(obj, number)
-        while stop < end and stop - first < self.store.params.part_bytes:
+        while (
+            stop < end
+            and stop - first < self.store.params.part_bytes
+            and self._cached(obj, number + 1, stop, stop) is None
+        ):
             number += 1
-            if self._cached(obj, number, stop, stop) is not None:
-                break
             stop = self._extent(obj, number)[1]
         return stop
 

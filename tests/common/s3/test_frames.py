@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import pickle
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -77,6 +78,20 @@ def test_a_read_over_several_missing_blocks_is_one_request(address, folder, prox
     proxy.hurt()
     assert files.whole("shard-000000.tar") == whole
     assert proxy.ranges() == ["bytes=0-65535", f"bytes=196608-{len(whole) - 1}"]  # what was not at hand, on either side
+
+
+def test_what_will_be_read_is_fetched_side_by_side(address, folder, proxy):
+    local, remote = FrameStore(folder), FrameStore(address)
+    wanted = places(local)
+    blocks = {(shard, at // 65536) for shard, offset, size in wanted for at in (offset, offset + size - 1)}
+    proxy.hurt(*[Fault("delay", 0.3)] * len(blocks), when=lambda request: bool(request.range))
+    began = time.monotonic()
+    remote.prefetch([*wanted, (77, 0, 10), (0, 10**9, 10)])  # what is not there is for the read to say
+    assert time.monotonic() - began < 0.3 * len(blocks)  # three at a time
+    assert len(proxy.ranges()) == len(blocks)
+    proxy.hurt()
+    assert [remote.read(*place) for place in wanted] == [local.read(*place) for place in wanted]
+    assert not proxy.requests
 
 
 @pytest.mark.parametrize("fault", [Fault("cut", 100), Fault("status", 503), Fault("drop"), Fault("short", 9)], ids=str)
