@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from components.common import hashing
+from components.common.cores import usable_cores
 from components.common.errors import StageError
 from components.common.frame_store import FRAMES, VIDEOS, FrameStore, shard_name
 from components.common.frame_store_writer import FRAME_COLUMNS, ROWS_PER_GROUP, VIDEO_COLUMNS, write_manifest
@@ -47,7 +48,7 @@ def merge_stores(parts: Sequence[Path], folder: Path) -> dict[str, int]:
         for name in map(shard_name, range(manifest["shards"]))
     ]
     names = [shard_name(number) for number in range(len(shards))]
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:  # hashing lets go of the interpreter lock
+    with ThreadPoolExecutor(usable_cores()) as pool:  # hashing lets go of the interpreter lock
         list(pool.map(_take, shards, [folder / name for name in names]))
     totals = {name: sum(manifest[name] for manifest in manifests) for name in ("frames", "videos", "videos_bad")}
     write_manifest(folder, totals, {name: facts for name, (_, facts) in zip(names, shards, strict=True)})

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 
 from components.common.context import Context
+from components.common.cores import usable_cores
 from components.common.errors import StageError
 from components.common.frame_store_writer import BAD, VideoRow, content_hash
 from components.extract_frames.config import ExtractParams
@@ -90,7 +90,7 @@ def finish(ctx: Context, sources: list[Source], finished: Finished, params: Extr
 def _crew(params: ExtractParams) -> Iterator[tuple[ThreadPoolExecutor, Decoder]]:
     """Worker threads and their decoder; on any error, Ctrl-C included, what runs is ended and what waits dropped."""
     decoder = Decoder(params)
-    with ThreadPoolExecutor(params.workers or len(os.sched_getaffinity(0))) as pool:
+    with ThreadPoolExecutor(params.workers or usable_cores()) as pool:
         try:
             yield pool, decoder
         except BaseException:

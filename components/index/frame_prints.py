@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -14,6 +13,7 @@ import numpy as np
 
 from components.common.clip_index import save_array
 from components.common.context import Context
+from components.common.cores import usable_cores
 from components.common.errors import StageError
 from components.common.frame_store import FrameStore
 from components.index.config import FingerprintParams
@@ -65,7 +65,7 @@ def cached(file: Path, make: Callable[[], np.ndarray]) -> np.ndarray:
 
 def in_threads(function: Callable[[S], T], items: Iterable[S], workers: int) -> Iterator[T]:
     """`map` over threads (decoding releases the GIL) that keeps order and reads `items` only a little ahead."""
-    n = workers or len(os.sched_getaffinity(0))
+    n = workers or usable_cores()
     source = iter(items)
     with ThreadPoolExecutor(n) as pool:
         while chunk := list(islice(source, n * QUEUED)):

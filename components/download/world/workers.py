@@ -12,6 +12,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from typing import Protocol
 
+from components.common.cores import usable_cores
 from components.common.errors import ExitCode, StageError
 
 
@@ -23,7 +24,7 @@ class Runnable(Protocol):
 
 def run_jobs(jobs: Sequence[Runnable], workers: int) -> Iterator[int]:
     """Run every job, yielding results as they come. One worker: in this process; 0: one per core."""
-    count = min(workers or _cores(), len(jobs))
+    count = min(workers or usable_cores(), len(jobs))
     if count <= 1:
         _quiet()
         yield from (job.run() for job in jobs)
@@ -42,11 +43,6 @@ def run_jobs(jobs: Sequence[Runnable], workers: int) -> Iterator[int]:
             for worker in set(multiprocessing.active_children()) - before:
                 worker.terminate()
             raise
-
-
-def _cores() -> int:
-    """Cores this process may use (a container may have fewer than the machine)."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _results(pool: ProcessPoolExecutor, jobs: Sequence[Runnable], ahead: int) -> Iterator[int]:
