@@ -34,6 +34,7 @@ from pipelines.workspace import ROOT, make_workspace, merged_params, recipe_file
 
 SERVER_WAIT_S = 90.0  # a fresh database goes through dozens of migrations first
 POLL_S = 0.5
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")  # they decide in which order sums are taken
 SHM = "2g"  # loader workers hand batches over in /dev/shm; Docker's default of 64 MB is too small for images
 
 
@@ -167,6 +168,7 @@ def _runner(root: Path, uri: str, name: str) -> Any:
         "LONGTAKE_CACHE": str(root / "cache"),
         "LONGTAKE_PIPELINE_RUN": f"{name}-{root.name[:8]}",
     }
+    env |= {name: os.environ[name] for name in THREADS if name in os.environ}
     user = f"{os.getuid()}:{os.getgid()}"
     places = {"read_only": True, "tmpfs": {"/tmp": "exec"}, "shm_size": SHM}  # noqa: S108
     return local.DockerRunner(user=user, environment=env, network_mode="host", **places)

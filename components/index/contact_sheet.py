@@ -28,7 +28,7 @@ def write_contact_sheet(
     """
     generator = np.random.default_rng(seed)
     sections = [(f"{len(table)} frames", [[cell] for cell in _frames(table, params.frames, generator)])]
-    for name, rows in draws.items():
+    for name, rows in sorted(draws.items()):  # Kubeflow hands parameters over in another order than the file has
         if rows.shape[1] > 1:
             ends = np.arange(params.draws + 1) * len(rows) // params.draws  # one row of each part: many videos are seen
             chosen = [int(generator.integers(low, high)) for low, high in pairwise(ends.tolist()) if high > low]

@@ -149,7 +149,7 @@ def _gpu_memory(trainer: Trainer) -> dict[str, float]:
 
 def _export(ctx: Context, trainer: Trainer) -> None:
     """Write the model folder: a function of parameters, data and code, with no time, path or run id in it."""
-    params, folder, run = trainer.params, ctx.outputs["model"], ctx.places["model"].name
+    params, folder, run = trainer.params, ctx.outputs["model"], ctx.keys["method"]
     figures = dict(trainer.curves[-1]) if trainer.curves else {}
     figures |= {"step": trainer.step, "samples_seen": trainer.step * params.trainer.batch_size}
     facts = {
