@@ -2,6 +2,7 @@
 # Make a base image from Debian's own packages where no registry answers: `make images BASE=local`.
 # Needs root, debootstrap and a Docker engine; 130 MB, about a minute. MIRROR names another Debian mirror.
 set -euo pipefail
+export DEBIAN_FRONTEND=noninteractive
 tag=${1:?usage: containers/base.sh NAME:TAG}
 suite=bookworm # Python 3.11, as in the default base
 
@@ -15,9 +16,10 @@ trap 'rm -rf "$root" "$log"' EXIT
 
 make_root() { # chained by &&: bash forgets `set -e` in a function whose failure is caught
   debootstrap --variant=minbase --include=ca-certificates "$suite" "$root" ${MIRROR:+"$MIRROR"} &&
-    # by apt, because debootstrap resolves no virtual packages and python3.11-venv needs one
+    # by apt, because debootstrap resolves no virtual packages and python3.11-venv needs one; C headers: as in the
+    # default base, torch.compile includes them
     chroot "$root" apt-get update &&
-    DEBIAN_FRONTEND=noninteractive chroot "$root" apt-get install --yes --no-install-recommends python3.11-venv &&
+    chroot "$root" apt-get install --yes --no-install-recommends python3.11-venv libpython3.11-dev &&
     rm -rf "$root"/var/lib/apt/lists/* "$root"/var/cache/apt/* "$root"/var/log/*
 }
 

@@ -80,7 +80,7 @@ def find_docker() -> str:
     for command, major in answering.items():
         if major < PLUGIN_SINCE or succeeds(command, "buildx", "version"):
             return command
-    raise MissingError("this docker command needs its buildx plugin to build; install it, or name another one (DOCKER=)")
+    raise MissingError("this docker command builds by its buildx plugin only: install that, or name another (DOCKER=)")
 
 
 def client_version(docker: str) -> int:
