@@ -236,7 +236,7 @@ def test_cuts_of_real_videos(extraction):
         ({"mode": "keyframes", "cuts": {}}, "set 'cuts' to null"),
         ({"fsp": 3}, "unknown key 'fsp', did you mean 'fps'?"),
         ({"quality": 1}, "'quality' = 1"),
-        ({"fps": -1.0}, "'fps' = -1.0"),
+        ({"fps": -1.5}, "'fps' = -1.5"),
     ],
 )
 def test_wrong_parameters_are_explained(extraction, capsys, params, said):
