@@ -93,6 +93,13 @@ def _store(
     return Frames(n, times, videos, width, height, each, shards, store)
 
 
+def memory_bytes(videos: float, pods: int, rates: Rates) -> float:
+    """Peak memory of one part: the list of all videos, and the queue of its own."""
+    rate = rates.extract
+    queued = math.ceil(videos / pods) * rate.memory_bytes_per_queued
+    return rate.memory_bytes + videos * rate.memory_bytes_per_video + queued
+
+
 def _work(frames: Frames, params: Mapping[str, Any], rates: Rates) -> Work:
     """Decoding is divided among cores by video; the store is put together by one."""
     rate, videos = rates.extract, frames.videos
@@ -109,7 +116,7 @@ def _work(frames: Frames, params: Mapping[str, Any], rates: Rates) -> Work:
         serial_s=frames.n * rate.assemble_frame_s + 2 * frames.store.bytes / rates.machine.hash_bytes_per_s,
         width=videos.n,
         pods=pods,
-        memory_bytes=rate.memory_bytes + videos.n * rate.memory_bytes_per_video,
+        memory_bytes=memory_bytes(videos.n, pods, rates),
         scratch_bytes=frames.n * frames.jpeg_bytes,
         facts={"frames": frames.n, "shards": frames.shards, "bytes_per_frame": frames.store.bytes / frames.n},
     )

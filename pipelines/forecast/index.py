@@ -15,7 +15,7 @@ from pipelines.forecast.frames import Frames
 from pipelines.forecast.rates import Benchmark, Rates
 from pipelines.forecast.work import Artifact, Work
 
-NPY_HEADER_BYTES = 128
+NPY_HEADER_BYTES, PRINTS_HEADER_BYTES = 128, 192  # the latter names the fields of a fingerprint
 FRAME_BYTES = sum(np.dtype(dtype).itemsize for dtype in COLUMNS.values())
 ROW_BYTES = np.dtype(DRAW_DTYPE).itemsize
 PRINT_BYTES = 8 + 32 + 3 * 4  # frame, 256 bits, texture, two luminances
@@ -42,9 +42,14 @@ def build(frames: Frames, params: Mapping[str, Any], benchmarks: list[Benchmark]
     rows = {name: rows_of(frames, draw, params) for name, draw in draws.items()}
     prints = fingerprints(frames, float(params.get("fingerprint", {}).get("every_s", 1.0)))
     size = frames.n * FRAME_BYTES + prints * PRINT_BYTES + sum(rows[name] * k[name] * ROW_BYTES for name in rows)
-    files = len(COLUMNS) + len(rows) + 1
-    size += files * NPY_HEADER_BYTES + SMALL_FILES_BYTES + sheet_bytes(k, params.get("contact_sheet", {}))
-    folder = Artifact(size, files + 3)
+    arrays = len(COLUMNS) + len(rows)
+    size += (
+        arrays * NPY_HEADER_BYTES
+        + PRINTS_HEADER_BYTES
+        + SMALL_FILES_BYTES
+        + sheet_bytes(k, params.get("contact_sheet", {}))
+    )
+    folder = Artifact(size, arrays + 4)
     index = Index(rows, k, prints, folder, tuple(name for name in rows if not rows[name]))
     return index, _work(frames, index, params, benchmarks, rates)
 

@@ -14,7 +14,7 @@ import yaml
 
 from components.common.config import section_of
 from components.common.errors import StageError
-from pipelines.dag import Dag, Node, read_dag
+from pipelines.dag import Dag, Node, check_sources, read_dag
 from pipelines.forecast import frames as framing
 from pipelines.forecast import index as indexing
 from pipelines.forecast.corpus import Given, Videos, benchmark_of, videos_of
@@ -67,6 +67,7 @@ def forecast(params: Mapping[str, Any], rates: Rates, given: Given | None = None
         StageError: parameters that a stage would refuse, or a corpus whose size nobody can know.
     """
     run = Run(params, rates, given, dag_of(params))
+    check_sources(run.dag)
     for node in run.dag.nodes:
         if node.stage not in STAGES:
             raise StageError(f"no forecast for the stage '{node.stage}'", do=f"known: {', '.join(STAGES)}")

@@ -62,8 +62,9 @@ class Extract(Params):
     jpeg_bytes_quality_exponent: float
     table_bytes_per_frame: float
     table_bytes_per_video: float
-    memory_bytes_per_video: float
     memory_bytes: float
+    memory_bytes_per_video: float
+    memory_bytes_per_queued: float
 
 
 class Index(Params):

@@ -7,6 +7,7 @@ with the longest way still to go goes first (R. L. Graham, 1969: at most twice t
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -78,16 +79,17 @@ def tasks_of(run: Run, slots: Slots) -> list[Task]:
 
 
 def _parts(run: Run, node: Node, work: Work, after: tuple[str, ...], slots: Slots) -> list[Task]:
-    """Every part copies all videos and works on its own; so many at once, then a merge that works on none."""
-    share = 1 / work.pods
+    """Every part copies all videos and works on its own; so many at once, then a merge that copies and hashes."""
+    own = math.ceil(work.width / work.pods)  # videos of the longest part: one cannot be cut
+    share = own / work.width
     outs = {path: Artifact(out.bytes * share, out.files * share) for path, out in work.outs.items()}
-    one = replace(work, core_s=work.core_s * share, serial_s=work.serial_s * share, width=work.width * share, outs=outs)
+    one = replace(work, core_s=work.core_s * share, serial_s=work.serial_s * share, width=own, outs=outs)
     parts: list[Task] = []
     for number in range(work.pods):
         wait = (parts[number - slots.fan_out_pods].name,) if number >= slots.fan_out_pods else ()
         name = f"{node.name} {number + 1}/{work.pods}"
         parts.append(_task(run, node, name, one, (*after, *wait), slots, run.taken_in(node).bytes))
-    merge = replace(work, core_s=0.0, serial_s=0.0)
+    merge = replace(work, core_s=0.0, serial_s=work.out_bytes / run.rates.machine.hash_bytes_per_s)
     names = tuple(part.name for part in parts)
     return [*parts, _task(run, node, node.name, merge, names, slots, work.out_bytes)]
 

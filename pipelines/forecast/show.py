@@ -8,7 +8,7 @@ from pipelines.forecast.limits import HOUR_S, Limit
 from pipelines.forecast.plan import Run
 from pipelines.forecast.schedule import Placed, Slots, critical_path
 
-COLUMNS = ("node", "time", "cores", "GPUs", "GPU-h", "in", "out", "copying", "memory")
+COLUMNS = ("node", "time", "cores", "GPUs", "GPU-h", "in", "out", "copying", "memory", "disk")
 
 
 def document(run: Run, placed: list[Placed], slots: Slots, found: list[Limit]) -> dict[str, Any]:
@@ -131,6 +131,7 @@ def _row(name: str, node: dict[str, Any]) -> tuple[str, ...]:
         size(node["out_bytes"]),
         duration(node["copy_s"]) if node["copy_s"] else "-",
         size(node["memory_bytes"]),
+        size(node["in_bytes"] + node["out_bytes"] + node["scratch_bytes"]),
     )
 
 
