@@ -31,23 +31,16 @@ def explained(server: str, host: str, doing: str) -> Iterator[None]:
 
     try:
         yield
-    except urllib3.exceptions.SSLError as error:
-        raise StageError(
-            f"the certificate of {server} is not trusted: {_last_words(error)}", where=host, do="name its CA: --ca-file"
-        ) from None
     except urllib3.exceptions.HTTPError as error:
-        if isinstance(error.__cause__ or getattr(error, "reason", None), urllib3.exceptions.SSLError):
-            raise StageError(
-                f"the certificate of {server} is not trusted", where=host, do="name its CA: --ca-file"
-            ) from None
-        raise StageError(
-            f"no answer from {server}, could not {doing}: {_last_words(error)}",
-            where=host,
-            do="is the address right, and the port-forward or VPN up?",
-            code=ExitCode.UNREACHABLE,
-        ) from None
+        do = "is the address right, and the port-forward or VPN up?"
+        what = f"no answer from {server}, could not {doing}: {_last_words(error)}"
+        raise StageError(what, where=host, do=do, code=ExitCode.UNREACHABLE) from None
     except (kfp_server_api.ApiException, kubernetes.client.ApiException) as error:
         raise _refused(error, server, host, doing) from None
+    except AttributeError as error:  # raised by the clients while they handle a TLS failure: its answer has no body
+        if not isinstance(error.__context__, (kfp_server_api.ApiException, kubernetes.client.ApiException)):
+            raise
+        raise _refused(error.__context__, server, host, doing) from None
     except ValueError as error:  # the clients parse what the server sent
         raise StageError(f"that is not {server}: {error}", where=host, do="check the address") from None
 
@@ -59,6 +52,9 @@ def status_of(error: BaseException) -> int:
 
 def _refused(error: Any, server: str, host: str, doing: str) -> StageError:
     status, said = status_of(error), _said(error)
+    if status == 0:
+        do = "http instead of https? a certificate of your own: --ca-file"
+        return StageError(f"no secure connection to {server}{said}", where=host, do=do)
     if status == 401 or status in (302, 303, 307):  # a login page is a redirect
         do = "the token is missing or has expired: --token-file, or KF_PIPELINES_TOKEN"
         return StageError(f"{server} does not know you, could not {doing}{said}", where=host, do=do)
@@ -67,7 +63,7 @@ def _refused(error: Any, server: str, host: str, doing: str) -> StageError:
         return StageError(f"{server} does not let you {doing}{said}", where=host, do=do)
     if status == 404:
         return MissingError(f"{server} does not have it, could not {doing}{said}", where=host)
-    code = ExitCode.UNREACHABLE if status >= 500 else ExitCode.BAD_INPUT
+    code = ExitCode.UNREACHABLE if status >= 500 or status == 429 else ExitCode.BAD_INPUT
     return StageError(f"{server} answered {status}, could not {doing}{said}", where=host, code=code)
 
 

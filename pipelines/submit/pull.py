@@ -167,6 +167,9 @@ def _pieces(
 def _check_place(piece: Piece, folder: Path) -> None:
     """Refuse to replace what no stage has made, before anything is fetched."""
     place, is_file = piece.place, "" in piece.artifact.objects
+    for above in place.parents:
+        if above.exists() and not above.is_dir():
+            raise StageError(f"outputs of {piece.node.name} belong below, but it is a file", where=above)
     if piece.here or not place.exists():
         return
     if is_file == place.is_dir():

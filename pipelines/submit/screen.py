@@ -102,7 +102,8 @@ class Screen:
         lines = [f"{run.name}  {duration((run.finished or now) - run.created)}  {run.state}: {summary(run)}"]
         for one in shown:
             mark, rest = self.marks[one.state], detail(one, now, notes.get(one.task.key, ""))
-            lines.append(f" {mark} {one.task.label:<{width}}  {one.state:<9}  {rest}".rstrip())
+            word = "" if one.state == "waiting" else one.state  # most lines of a fresh run; the mark says it
+            lines.append(f" {mark} {one.task.label:<{width}}  {word:<9}  {rest}".rstrip())
         if len(shown) < len(run.tasks):
             lines.append(f"   and {len(run.tasks) - len(shown)} more")
         cut = [line[: columns - 1] for line in lines]

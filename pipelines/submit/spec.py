@@ -94,18 +94,15 @@ def _task(spec: Json, key: str, task: Json, component: Json, looped: bool) -> Ta
 
 def ordered(tasks: Json) -> list[str]:
     """Keys so that each comes after those it depends on; the file itself is in alphabetical order."""
-    ordered: list[str] = []
+    levels: dict[str, int] = {}
 
-    def visit(key: str) -> None:
-        if key in ordered:
-            return
-        for needed in sorted(set(tasks[key].get("dependentTasks", [])) & set(tasks)):
-            visit(needed)
-        ordered.append(key)
+    def level(key: str) -> int:
+        if key not in levels:
+            needed = set(tasks[key].get("dependentTasks", [])) & set(tasks)
+            levels[key] = 1 + max((level(other) for other in needed), default=0)
+        return levels[key]
 
-    for key in sorted(tasks):
-        visit(key)
-    return ordered
+    return sorted(tasks, key=lambda key: (level(key), key))
 
 
 def plain(value: Any) -> Any:

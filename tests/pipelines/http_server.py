@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import ssl
 import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -78,6 +79,11 @@ class JsonServer:
     def fail(self, pattern: str, status: int, body: Any = None, times: int = 1) -> None:
         """Answer the next `times` requests to paths that match with an error."""
         self.faults.append((pattern, status, body if body is not None else {"message": "on purpose"}, times))
+
+    def secure(self, context: ssl.SSLContext) -> None:
+        """Speak https from now on."""
+        self._http.socket = context.wrap_socket(self._http.socket, server_side=True)
+        self.url = self.url.replace("http://", "https://")
 
     def asked(self, method: str, pattern: str) -> list[Request]:
         return [r for r in self.requests if r.method == method and re.search(pattern, r.path)]

@@ -1,6 +1,8 @@
 """Kubeflow's API through the generated client, against a server over HTTP."""
 
 import socket
+import ssl
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ from pipelines.cluster import Cluster
 from pipelines.submit import spec
 from pipelines.submit.api import Kfp
 from pipelines.submit.kube import connect
+from pipelines.submit.links import mlflow_page
 from pipelines.submit.upload import start, upload, version_name, without_cache
 
 
@@ -112,6 +115,24 @@ def test_no_server_is_said_at_once():
     assert caught.value.code == ExitCode.UNREACHABLE
 
 
+def test_http_asked_for_https_is_said(kfp):
+    with pytest.raises(StageError, match=r"no secure connection to Kubeflow Pipelines.*http instead of https"):
+        Kfp(kfp.url.replace("http://", "https://")).check_version()
+
+
+def test_an_untrusted_certificate_is_said_and_a_ca_file_mends_it(kfp, tmp_path):
+    key, cert = tmp_path / "key.pem", tmp_path / "cert.pem"
+    make = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=127.0.0.1"]
+    make += ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(cert)]
+    subprocess.run(make, check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(cert, key)
+    kfp.secure(context)
+    with pytest.raises(StageError, match=r"no secure connection.*--ca-file"):
+        Kfp(kfp.url).check_version()
+    assert Kfp(kfp.url, ca_file=cert).check_version()
+
+
 def test_something_else_at_the_address_is_said(api, kfp):
     kfp.fail("healthz", 200, "<html>a login page</html>")
     with pytest.raises(StageError, match="that is not Kubeflow Pipelines"):
@@ -184,3 +205,16 @@ def test_a_kubeconfig_that_was_named_must_be_usable(tmp_path, monkeypatch):
 def test_an_unknown_context_is_refused(cluster, tmp_path):
     with pytest.raises(StageError, match=r"kubeconfig not usable.*other"):
         connect("longtake", cluster.kubeconfig(tmp_path), "other")
+
+
+def test_the_link_leads_to_the_runs_of_the_stages(kfp):
+    kfp.route(
+        "GET",
+        "/api/2.0/mlflow/experiments/get-by-name",
+        lambda request: {"experiment": {"experiment_id": "7", "name": request.query["experiment_name"]}},
+    )
+    link = mlflow_page("r-1", kfp.url)
+    assert link == f"{kfp.url}/#/experiments/7/runs?searchFilter=tags.pipeline_run%20%3D%20%22r-1%22"
+    kfp.fail("mlflow", 503)
+    assert mlflow_page("r-1", kfp.url).startswith(f"{kfp.url} (no answer")
+    assert "--mlflow URL" in mlflow_page("r-1", "sqlite:///mlflow.db")
