@@ -29,6 +29,9 @@ class SourceParams(StageParams):
 
     unpack: Unpack = Unpack()
     root: str = Field(".", description="folder of the fetched tree to keep")
+    version: str | int = Field(
+        "", description="change it when what lies at the address has changed: no cache looks there by itself"
+    )
 
 
 class LocalParams(SourceParams):
