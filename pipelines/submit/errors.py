@@ -53,7 +53,8 @@ def status_of(error: BaseException) -> int:
 def _refused(error: Any, server: str, host: str, doing: str) -> StageError:
     status, said = status_of(error), _said(error)
     if status == 0:
-        do = "http instead of https? a certificate of your own: --ca-file"
+        ca = "--ca-file" if "Kubeflow" in server else "certificate-authority in the kubeconfig"
+        do = f"http instead of https? a certificate of your own: {ca}"
         return StageError(f"no secure connection to {server}{said}", where=host, do=do)
     if status == 401 or status in (302, 303, 307):  # a login page is a redirect
         do = "the token is missing or has expired: --token-file, or KF_PIPELINES_TOKEN"

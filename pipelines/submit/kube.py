@@ -23,6 +23,7 @@ class Kube:
 
         self.namespace, self.host = namespace, str(client.configuration.host)
         self.core, self.access = api.CoreV1Api(client), api.AuthorizationV1Api(client)
+        self.custom = api.CustomObjectsApi(client)
 
     def get(self, doing: str, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """One request by a method of the client; StageError where it fails."""

@@ -8,6 +8,7 @@ from typing import Any
 
 from components.common.config import section_of
 from components.common.errors import StageError
+from components.common.launch.manifest import GROUP, PLURAL, VERSION
 from pipelines.cluster import Cluster
 from pipelines.compile import Plan
 from pipelines.needs import Needs
@@ -120,9 +121,20 @@ def _rights(cluster: Cluster, kube: Kube, needs: dict[str, Needs]) -> Iterator[F
         if not _allowed(kube, "list" if sub is None else "get", resource, sub):
             name = f"{resource}/{sub}" if sub else resource
             yield warning(f"you may not read {name} in '{kube.namespace}': no {loses} will be shown")
-    if any(one.nodes > 1 for one in needs.values()) and _account_may(cluster, kube) is False:
+    if any(one.nodes > 1 for one in needs.values()):
+        yield from _train_jobs(cluster, kube)
+
+
+def _train_jobs(cluster: Cluster, kube: Kube) -> Iterator[Finding]:
+    """A stage on several nodes starts a TrainJob: is Kubeflow Trainer there, and may the pods ask it for one?"""
+    status, _ = kube.maybe("look for Kubeflow Trainer", kube.custom.get_api_resources, GROUP, VERSION)
+    if status == 404:
+        yield error(
+            f"no Kubeflow Trainer with {GROUP}/{VERSION}, which nodes > 1 needs", "install it, or set nodes to 1"
+        )
+    elif _account_may(cluster, kube) is False:
         text = f"service account '{cluster.service_account}' may not create TrainJobs, which nodes > 1 needs"
-        yield error(text, "trainJobs.enabled in the chart's values")
+        yield error(text, "pipelines.trainJobs.enabled in the chart's values")
 
 
 def _allowed(kube: Kube, verb: str, resource: str, sub: str | None) -> bool:
@@ -138,9 +150,7 @@ def _account_may(cluster: Cluster, kube: Kube) -> bool | None:
     """May the pods' account create TrainJobs? None where that may not be asked."""
     from kubernetes import client as api
 
-    asked = api.V1ResourceAttributes(
-        namespace=kube.namespace, verb="create", group="trainer.kubeflow.org", resource="trainjobs"
-    )
+    asked = api.V1ResourceAttributes(namespace=kube.namespace, verb="create", group=GROUP, resource=PLURAL)
     user = f"system:serviceaccount:{kube.namespace}:{cluster.service_account}"
     review = api.V1SubjectAccessReview(spec=api.V1SubjectAccessReviewSpec(user=user, resource_attributes=asked))
     _, answer = kube.maybe("ask what the pods may do", kube.access.create_subject_access_review, review)

@@ -30,12 +30,14 @@ class KubeServer(JsonServer):
         self.nodes: list[Json] = []
         self.logs: dict[str, str] = {}
         self.denied: set[str] = set()
+        self.groups = {"trainer.kubeflow.org/v1alpha1"}
         self.route("GET", "/api/v1/namespaces/([^/]+)", self._namespace)
         self.route("GET", "/api/v1/nodes", lambda request: self._list("nodes", self.nodes, request))
         self.route("GET", "/api/v1/pods", lambda request: self._list("pods", self._all_pods(), request))
         self.route("GET", "/api/v1/namespaces/([^/]+)/pods/([^/]+)/log", self._log)
         self.route("GET", "/api/v1/namespaces/([^/]+)/([a-z]+)", self._listing)
         self.route("GET", "/api/v1/namespaces/([^/]+)/([a-z]+)/([^/]+)", self._get)
+        self.route("GET", "/apis/([^/]+/[^/]+)", self._group)
         for kind in ("selfsubjectaccessreviews", "subjectaccessreviews"):
             self.route("POST", f"/apis/authorization.k8s.io/v1/{kind}", self._review)
 
@@ -73,6 +75,11 @@ class KubeServer(JsonServer):
         if name not in self.namespaces:
             raise self._missing("namespaces", name)
         return {"metadata": {"name": name}}
+
+    def _group(self, request: Request, name: str) -> Json:
+        if name not in self.groups:
+            raise Refusal(404, "404 page not found")
+        return {"kind": "APIResourceList", "groupVersion": name, "resources": []}
 
     def _get(self, request: Request, namespace: str, resource: str, name: str) -> Json:
         self._may(f"get {resource}")

@@ -142,6 +142,9 @@ def test_rights_are_asked_for(cluster, kube):
     several = plan_of(**{"pretrain@dino": {**GPU, "nodes": 2}})
     (found,) = texts(preflight.check_cluster(several, kube))
     assert found.startswith("error: service account 'longtake-pipeline' may not create TrainJobs")
+    cluster.groups.clear()
+    (found,) = texts(preflight.check_cluster(several, kube))
+    assert found.startswith("error: no Kubeflow Trainer with trainer.kubeflow.org/v1alpha1")
 
 
 def test_what_may_not_be_read_is_unknown_not_missing(cluster, kube):
