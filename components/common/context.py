@@ -67,6 +67,11 @@ class Context:
         return self.stage + ("@" + "-".join(self.keys.values()) if self.keys else "")
 
     @property
+    def title(self) -> str:
+        """The name for people, with what else the command line said: `extract_frames@sample 3/8`."""
+        return " ".join([self.name, *self.options.values()])
+
+    @property
     def seed(self) -> int:
         return self.params.seed
 
@@ -135,11 +140,11 @@ class Context:
 
     def log(self, line: str) -> None:
         """One line for people."""
-        print(f"[{self.name}] {line}", flush=True)
+        print(f"[{self.title}] {line}", flush=True)
 
     def warn(self, line: str) -> None:
         """One line that a person should not miss."""
-        print(f"[{self.name}] warning: {line}", file=sys.stderr, flush=True)
+        print(f"[{self.title}] warning: {line}", file=sys.stderr, flush=True)
 
     def note(self, output: str, **metadata: Any) -> None:
         """Metadata of an output artifact (shown by Kubeflow) that is logged as the run's summary as well."""
@@ -148,12 +153,12 @@ class Context:
 
     def progress(self, total: int, unit: str, done: int = 0) -> Progress:
         """Progress over `total` units of which `done` were finished before this process."""
-        return Progress(total, unit, label=f"[{self.name}]", done=done)
+        return Progress(total, unit, label=f"[{self.title}]", done=done)
 
     @contextmanager
     def tracked(self) -> Iterator[None]:
         """Open this execution's run; close it as finished, failed or killed."""
-        with self.tracker.run(self.name, uid=self._run_uid(), folder=cache_root() / "tracking", tags=self._tags()):
+        with self.tracker.run(self.title, uid=self._run_uid(), folder=cache_root() / "tracking", tags=self._tags()):
             self.tracker.renamed.update({self.outputs[name].absolute(): self.places[name] for name in self.outputs})
             self.tracker.params(_flat(self.params.model_dump(mode="json")))
             yield

@@ -39,8 +39,7 @@ def extract(ctx: Context) -> None:
     frames = assemble(parts, bad, finished, ctx.outputs["frames"], params.shard_mb * MEGABYTE, said)
     ctx.contents["frames"] = content_hash(ctx.outputs["frames"])
     ctx.note("frames", n_frames=frames, n_videos=n_videos, n_bad=len(bad))
-    which = "" if number is None else f"part {number}/{params.parts}: "
-    ctx.log(f"{which}{frames} frames of {n_videos - len(bad)} videos, {len(bad)} skipped")
+    ctx.log(f"{frames} frames of {n_videos - len(bad)} videos, {len(bad)} skipped")
 
 
 def _sources(ctx: Context, params: ExtractParams) -> list[Source]:

@@ -119,6 +119,7 @@ def test_a_merge_may_be_given_the_folder_of_all_parts_or_kubeflow_s_list(extract
 
 def test_the_share_of_bad_videos_is_judged_in_the_merge(extraction, capsys):
     fan = Fan(extraction, 7).parts()
+    assert "[extract_frames@c 7/7] 2 frames of 1 videos, 1 skipped" in capsys.readouterr().out
     bad = [FrameStore(folder).manifest for folder in fan.folders]
     assert any(store["videos_bad"] == store["videos"] > 0 for store in bad)  # a part of bad videos alone is a part
     assert fan.merge(max_bad_share=0.4) == ExitCode.BAD_INPUT
