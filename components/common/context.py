@@ -43,7 +43,8 @@ class Context:
         places: output name -> where it will stand.
         options: name -> value of what else the command line said.
         outputs: output name -> where to write it now: an empty folder or a file path, renamed in at the end.
-        keep_cache: set it to leave `cache` behind after success.
+        keep_cache: set it to leave `cache` behind after success, for a week.
+        handed_over: the outputs leave this machine only after the stage: if that fails, it is run again.
         notes: output name -> metadata of the artifact.
         contents: output name -> its content hash, where the stage knows it without reading all once more.
     """
@@ -56,6 +57,7 @@ class Context:
     options: dict[str, str] = field(default_factory=dict)
     outputs: dict[str, Path] = field(default_factory=dict)
     keep_cache: bool = False
+    handed_over: bool = False
     notes: dict[str, dict[str, Any]] = field(default_factory=dict)
     contents: dict[str, str] = field(default_factory=dict)
     tracker: Tracker = field(default_factory=Tracker)
@@ -120,14 +122,15 @@ class Context:
         return folder
 
     def drop_cache(self) -> None:
-        """Remove the resumable work of this run, and what others of this stage and key left behind for good.
+        """Remove the resumable work of this run, unless it is to be kept, and what others left behind for good.
 
         Another run's work stays while it runs, and for a week after: it may have failed and be tried again.
         """
         for folder in self._claims:
-            outputs.remove(folder)
+            if not self.keep_cache:
+                outputs.remove(folder)
         for parent in {folder.parent for folder in self._claims}:
-            for other in parent.iterdir():
+            for other in set(parent.iterdir()) - set(self._claims):
                 left = Claim([other], cache_root() / "locks")
                 if untouched_s(other) > LEFT_AFTER_S and left.take():
                     outputs.remove(other)

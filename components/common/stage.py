@@ -160,14 +160,14 @@ def execute(stage: Stage, run: Callable[[Context], None], args: argparse.Namespa
         check_place(name, stage.outputs[name], place, inputs)
     options = {name: value for name in stage.options if (value := getattr(args, name)) is not None}
     ctx = Context(stage.name, keys, params, inputs, outgoing.places, options=options)
+    ctx.handed_over = args.executor_input is not None
     with ExitStack() as held:
         held.enter_context(_only_one(ctx))
         held.callback(ctx.release)
         _run(stage, run, ctx, outgoing)
         if args.executor_input:
             kfp_io.write_executor_output(args.executor_input, ctx.notes)
-        if not ctx.keep_cache:
-            ctx.drop_cache()
+        ctx.drop_cache()
 
 
 def _run(stage: Stage, run: Callable[[Context], None], ctx: Context, outgoing: Outgoing) -> None:

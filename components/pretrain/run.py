@@ -45,6 +45,9 @@ def pretrain(ctx: Context) -> None:
         if trainer.step:
             ctx.log(f"going on from the checkpoint of step {trainer.step}")
         _train(ctx, trainer)
+        if ctx.handed_over:  # an upload that fails must not cost the training: the next try only exports
+            ctx.keep_cache = True
+            store.save(trainer.state())
         _export(ctx, trainer)
 
 

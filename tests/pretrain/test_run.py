@@ -100,6 +100,18 @@ def test_the_same_run_gives_the_same_bytes(command: Command, tmp_path: Path) -> 
     assert contents(tmp_path / "a" / "model") != contents(tmp_path / "c" / "model")
 
 
+def test_an_upload_that_fails_does_not_cost_the_training(
+    command: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Kubeflow uploads after the stage; the pod that is tried again finds the last step and only exports it."""
+    told = {"outputs": {"outputFile": str(tmp_path / "told.json"), "artifacts": {}}}
+    train([*command("dino", model="first/model"), "--executor-input", json.dumps(told)])
+    capsys.readouterr()
+    train([*command("dino", model="again/model"), "--executor-input", json.dumps(told)])
+    assert "going on from the checkpoint of step 6" in capsys.readouterr().out
+    assert contents(tmp_path / "first" / "model") == contents(tmp_path / "again" / "model")
+
+
 def test_no_steps_export_the_start(command: Command, tmp_path: Path) -> None:
     train(command("random", model="random"))
     train(command("dino", "trainer.max_steps=0", model="dino"))

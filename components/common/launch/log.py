@@ -29,7 +29,10 @@ class Log:
                 self._stamp, self._at_stamp = stamp, set()
             if stamp == self._stamp and text not in self._at_stamp:
                 self._at_stamp.add(text)
-                print(text, flush=True)
+                self._print(text)
+
+    def _print(self, text: str) -> None:
+        print(text, flush=True)
 
     def _new(self) -> list[str]:
         now = time.monotonic()
