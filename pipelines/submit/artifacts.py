@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 from components.common.errors import StageError
 from components.common.outputs import MARKER
-from components.common.s3.artifact import Artifact, marker
+from components.common.s3.artifact import Artifact
 from components.common.s3.store import Store
 from pipelines.submit.api import Json, Kfp
 from pipelines.submit.provenance import Execution, executions
@@ -97,8 +98,14 @@ class Finder:
             if error.what.startswith(("nothing at this", "not whole")):
                 return None
             raise
-        is_file = "" in found.objects
-        return found if is_file or marker(self.store, found.objects).get("content") == found.content else None
+        return found if "" in found.objects or self._marked(found) == found.content else None
+
+    def _marked(self, found: Artifact) -> str:
+        """The hash in a folder's marker: `Artifact` falls back to another where the marker does not fit."""
+        try:
+            return str(json.loads(self.store.read(found.objects[MARKER]))["content"])
+        except (KeyError, ValueError, TypeError):
+            return ""
 
     def _written(self, found: Artifact) -> Any:
         obj = found.objects.get("") or found.objects[MARKER]
