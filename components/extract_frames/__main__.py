@@ -12,7 +12,7 @@ STAGE = Stage(
     help="Take frames from the videos of a corpus, at a stated rate and size, into a frame store.",
     keys=("corpus",),
     inputs={
-        "videos": Port("folder of video files, searched to any depth", optional=True),
+        "videos": Port("folder of video files, searched to any depth; not with --merge", optional=True),
         "merge": Port("a frame store made with --part; once for each part", optional=True, many=True, named=False),
     },
     outputs={"frames": Port("frame store: tar shards and two tables")},

@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 from components.common import frame_store_merge, hashing, outputs
 from components.common.errors import ExitCode, StageError
 from components.common.frame_store import FrameStore
+from components.common.stage import main
+from components.extract_frames.__main__ import STAGE, run
 from components.extract_frames.config import ExtractParams
 from components.extract_frames.find import Source
 from components.extract_frames.parts import cut, parse_part
@@ -278,3 +280,12 @@ def test_any_text_is_a_part_or_refused(text):
 @given(st.integers(1, 8))
 def test_a_part_is_named_by_its_number_and_their_count(number):
     assert parse_part(f"{number}/8", ExtractParams(fps=1.0, parts=8)) == number
+
+
+def test_the_declaration_tells_the_compiler_of_parts_and_merge(capsys):
+    with pytest.raises(SystemExit):
+        main(STAGE, run, ["--describe"])
+    said = json.loads(capsys.readouterr().out)
+    assert list(said["options"]) == ["part"]
+    assert said["inputs"]["merge"] == {"kind": "dir", "type": "Dataset", "optional": True, "many": True}
+    assert said["inputs"]["videos"] == {"kind": "dir", "type": "Dataset", "optional": True, "many": False}
