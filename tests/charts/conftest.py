@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import json
 import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -49,6 +51,8 @@ FULL: dict[str, Any] = {
         "kfp": {"launcherConfig": {"create": True, "credentials": "secret"}},
         "cache": {"accessMode": "ReadWriteOnce", "storageClass": "shared"},
         "gpuPool": {"nodeSelector": {"pool": "h200"}},
+        "cpuPool": {"tolerations": [{"key": "spot", "operator": "Exists"}]},
+        "fanOutPods": 64,
     },
     "networkPolicy": {"internet": {"enabled": True}, "dns": {"cidrs": ["169.254.20.10/32"]}},
     "quota": {"requests.nvidia.com/gpu": "8", "pods": "200"},
@@ -98,12 +102,16 @@ def template(helm: Helm, tmp_path_factory: pytest.TempPathFactory) -> Helm:
 
 @pytest.fixture(scope="session")
 def render(template: Helm) -> Render:
-    """The objects of these values, hooks among them."""
+    """The objects of these values, hooks among them; each set is rendered once."""
+    rendered: dict[str, Objects] = {}
 
     def run(values: dict[str, Any]) -> Objects:
-        process = template(values)
-        assert process.returncode == 0, process.stderr
-        return [document for document in yaml.safe_load_all(process.stdout) if document]
+        key = json.dumps(values)
+        if key not in rendered:
+            process = template(values)
+            assert process.returncode == 0, process.stderr
+            rendered[key] = [document for document in yaml.safe_load_all(process.stdout) if document]
+        return copy.deepcopy(rendered[key])
 
     return run
 

@@ -102,14 +102,12 @@ class ControlPlane:
         return ["--kube-apiserver", self.url, "--kube-token", TOKEN, "--kube-insecure-skip-tls-verify"]
 
     def ask(
-        self, path: str, body: dict[str, Any] | None = None, as_user: str | None = None
+        self, path: str, body: dict[str, Any] | None = None, method: str | None = None
     ) -> tuple[int, dict[str, Any]]:
-        """GET, or POST of a body: status and answer."""
+        """GET, POST of a body, or another method: status and answer."""
         headers = {"Authorization": f"Bearer {TOKEN}", "Content-Type": "application/json"}
-        if as_user:
-            headers["Impersonate-User"] = as_user
         data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(self.url + path, data=data, headers=headers)
+        request = urllib.request.Request(self.url + path, data=data, headers=headers, method=method)
         try:
             with urllib.request.urlopen(request, context=self.tls, timeout=30) as answer:
                 return answer.status, json.load(answer)

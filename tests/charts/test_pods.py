@@ -143,6 +143,27 @@ def test_a_plain_ingress_is_an_http_origin(render: Render) -> None:
     assert any(a.startswith("--cors") and a.endswith(",http://mlflow.lan") for a in arguments)
 
 
+def test_only_the_store_s_s3_port_listens_outside_of_its_pod(render: Render) -> None:
+    container = pods(render({}))["seaweedfs"]["spec"]["containers"][0]
+    arguments = dict(argument.removeprefix("-").partition("=")[::2] for argument in container["args"][1:])
+    assert arguments["ip.bind"] == "127.0.0.1" and arguments["s3.ip.bind"] == "0.0.0.0"
+    assert arguments["s3.port"] == "8333" and arguments["s3.port.iceberg"] == arguments["s3.port.lance"] == "0"
+
+
+def test_ingress_and_route_lead_to_the_service(render: Render) -> None:
+    objects = render(FULL)
+    service = named(objects, "Service", "longtake-mlflow")["spec"]["ports"][0]
+    (rule,) = named(objects, "Ingress", "longtake-mlflow")["spec"]["rules"]
+    assert rule["host"] == "mlflow.example.org"
+    assert rule["http"]["paths"][0]["backend"]["service"] == {
+        "name": "longtake-mlflow",
+        "port": {"name": service["name"]},
+    }
+    route = named(objects, "HTTPRoute", "longtake-mlflow")["spec"]
+    assert route["parentRefs"] == [{"name": "gateway"}] and route["hostnames"] == ["ml.example.org"]
+    assert route["rules"][0]["backendRefs"] == [{"name": "longtake-mlflow", "port": service["port"]}]
+
+
 def test_the_cache_is_made_by_a_pod_like_the_pipelines(render: Render) -> None:
     spec = pods(render({"pipelines": {"runAsUser": 4242}}))["cache"]["spec"]
     identity = {key: spec["securityContext"][key] for key in ("runAsUser", "runAsGroup", "fsGroup")}

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from pipelines.cluster import Cluster
-from tests.charts.conftest import EXTERNAL, FULL, Objects, Render, kind, named, pods
+from tests.charts.conftest import EXTERNAL, FULL, Helm, Objects, Render, kind, named, pods
 
 Rules = set[tuple[str, str, str, str]]
 ALWAYS: Rules = {
@@ -65,8 +65,8 @@ def test_secrets_are_generated_only_where_none_is_named(render: Render) -> None:
     assert "longtake-s3" not in text and text.count("also-mine") > 5
 
 
-def test_generated_secrets_are_long_random_and_kept(render: Render) -> None:
-    first, second = (kind(render({}), "Secret") for _ in range(2))
+def test_generated_secrets_are_long_random_and_kept(template: Helm) -> None:
+    first, second = (kind([d for d in yaml.safe_load_all(template({}).stdout) if d], "Secret") for _ in range(2))
     for one, other in zip(first, second, strict=True):
         assert one["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep"
         for key, value in one["data"].items():
@@ -99,6 +99,7 @@ def test_a_release_called_longtake_is_what_the_compiler_takes_by_default(render:
 def test_settings_follow_the_values(render: Render, tmp_path: Path) -> None:
     settings = cluster(render(FULL), tmp_path)
     assert settings.gpu_pool.node_selector == {"pool": "h200"}
+    assert settings.cpu_pool.tolerations[0].key == "spot" and settings.fan_out_pods == 64
     assert settings.image_pull_secrets == ["registry-login"]
     settings = cluster(render({**EXTERNAL, "fullnameOverride": "other"}), tmp_path, "other")
     assert settings.service_account == "other-pipeline" and settings.cache_pvc == "other-cache"
