@@ -16,7 +16,7 @@ class ExitCode(enum.IntEnum):
     NO_ROOM = 4  # the machine: disk full, no permission, no memory
     BUSY = 5  # another process holds what this one needs: try again later
     LOST = 6  # a process of this run was lost, or the cluster took it down: run it again, it goes on
-    UNREACHABLE = 5  # a store or server that does not answer; what was done is kept, later it may go well
+    UNREACHABLE = 7  # a store or server that does not answer; what was done is kept, later it may go well
     INTERRUPTED = 130
 
 

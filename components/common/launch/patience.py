@@ -48,5 +48,5 @@ class Patience:
 
 def _rank(trouble: Trouble) -> int:
     """Causes before consequences: what refuses, then a crash, then those that lost another one."""
-    order = [*REFUSED, ExitCode.CRASH, ExitCode.BUSY, ExitCode.LOST, ExitCode.INTERRUPTED]
+    order = [*REFUSED, ExitCode.CRASH, ExitCode.UNREACHABLE, ExitCode.BUSY, ExitCode.LOST, ExitCode.INTERRUPTED]
     return order.index(trouble.code)
