@@ -48,7 +48,7 @@ FULL: dict[str, Any] = {
     },
     "pipelines": {
         "trainJobs": {"enabled": True},
-        "kfp": {"launcherConfig": {"create": True, "credentials": "secret"}},
+        "kfp": {"driverPlugin": {"enabled": True}, "launcherConfig": {"create": True, "credentials": "secret"}},
         "cache": {"accessMode": "ReadWriteOnce", "storageClass": "shared"},
         "gpuPool": {"nodeSelector": {"pool": "h200"}},
         "cpuPool": {"tolerations": [{"key": "spot", "operator": "Exists"}]},

@@ -16,6 +16,7 @@ OTHERS = {
     "pipeline": Pod("longtake", {**KFP, "longtake/stage": "pretrain"}),
     "download": Pod("longtake", {**KFP, "longtake/stage": "download"}),
     "trainjob": Pod("longtake", {"jobset.sigs.k8s.io/jobset-name": "dino"}),
+    "agent": Pod("longtake", {"workflows.argoproj.io/component": "agent"}),
     "neighbour": Pod("longtake", {"app": "notebook"}),
     "kubeflow": Pod("kubeflow", {"app": "ml-pipeline"}),
     "stranger": Pod("default", {"app": "shell"}),
@@ -33,6 +34,7 @@ OPEN = {
     "pipeline": {"dns", "mlflow", "seaweedfs", "kubeflow"},
     "download": {"dns", "mlflow", "seaweedfs", "kubeflow"},
     "trainjob": set(),
+    "agent": set(),
     "neighbour": set(),
     "kubeflow": {"seaweedfs"},
     "stranger": set(),
@@ -68,18 +70,23 @@ def test_train_jobs_get_theirs_only_on_demand(render: Render) -> None:
     assert not connects(policies, OTHERS["pipeline"], worker, 29500)
 
 
+def test_argos_agent_gets_what_a_pipeline_has_only_on_demand(render: Render) -> None:
+    objects = render({"pipelines": {"kfp": {"driverPlugin": {"enabled": True}}}})
+    assert ways(objects) == {**OPEN, "agent": OPEN["pipeline"]}
+
+
 def test_a_shared_namespace_keeps_its_own_ways(render: Render) -> None:
     """`wholeNamespace: false`: a neighbour is as free as before, and still does not reach what is closed."""
     found = ways(render(OWN_PODS))
     free = {"dns", "kubeflow"}
-    assert found == {**OPEN, "neighbour": free, "trainjob": free}
+    assert found == {**OPEN, "neighbour": free, "trainjob": free, "agent": free}
 
 
 @pytest.mark.parametrize("values", [{}, FULL, EXTERNAL, OWN_PODS], ids=["defaults", "full", "external", "own_pods"])
 def test_nobody_reaches_the_metadata_address(values: dict[str, Any], render: Render) -> None:
     objects = render(values)
     policies = kind(objects, "NetworkPolicy")
-    free = ("neighbour", "trainjob") if values is OWN_PODS else ()
+    free = ("neighbour", "trainjob", "agent") if values is OWN_PODS else ()
     for name, pod in everyone(objects).items():
         if pod.namespace == "longtake" and name not in free:
             assert not any(connects(policies, pod, METADATA, port) for port in (80, 443, 53, 6443)), name

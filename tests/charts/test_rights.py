@@ -23,13 +23,17 @@ TRAIN_JOBS: Rules = {
     *(("trainer.kubeflow.org", "trainjobs", verb, "*") for verb in ("create", "get", "list", "watch", "delete")),
     *(("batch", "jobs", verb, "*") for verb in ("get", "list", "watch")),
 }
+AGENT: Rules = {
+    *(("argoproj.io", "workflowtasksets", verb, "*") for verb in ("get", "list", "watch")),
+    ("argoproj.io", "workflowtasksets/status", "patch", "*"),
+}
 
 
-def rules(objects: Objects) -> Rules:
-    """(group, resource, verb, name) of the one Role."""
+def rules(objects: Objects, role: str = "longtake-pipeline") -> Rules:
+    """(group, resource, verb, name) of a Role."""
     return {
         (group, resource, verb, name)
-        for rule in named(objects, "Role", "longtake-pipeline")["rules"]
+        for rule in named(objects, "Role", role)["rules"]
         for group in rule["apiGroups"]
         for resource in rule["resources"]
         for verb in rule["verbs"]
@@ -43,16 +47,32 @@ def test_rights_of_a_pipeline(render: Render) -> None:
 
 
 def test_a_secret_can_be_read_only_where_values_ask_for_it_and_by_name(render: Render) -> None:
-    assert rules(render(FULL)) == ALWAYS | TRAIN_JOBS | {("", "secrets", "get", "longtake-s3")}
+    secret = ("", "secrets", "get", "longtake-s3")
+    assert rules(render(FULL)) == ALWAYS | TRAIN_JOBS | AGENT | {secret}
+    assert rules(render(FULL), "longtake-driver-plugin") == {
+        ("", "serviceaccounts/token", "create", "longtake-pipeline"),
+        secret,
+    }
 
 
-def test_the_one_role_belongs_to_the_pipelines_account(objects: Objects) -> None:
+def test_drivers_in_argos_agent_get_theirs_on_demand(render: Render) -> None:
+    objects = render({"pipelines": {"kfp": {"driverPlugin": {"enabled": True}}}})
+    assert rules(objects) == ALWAYS | AGENT
+    assert rules(objects, "longtake-driver-plugin") == {("", "serviceaccounts/token", "create", "longtake-pipeline")}
+    token = named(objects, "Secret", "longtake-pipeline.service-account-token")
+    assert token["type"] == "kubernetes.io/service-account-token" and "data" not in token
+    assert token["metadata"]["annotations"] == {"kubernetes.io/service-account.name": "longtake-pipeline"}
+
+
+def test_roles_are_of_the_namespace_and_bound_to_one_account(objects: Objects) -> None:
     assert not kind(objects, "ClusterRole", "ClusterRoleBinding")
-    (binding,), (account,) = kind(objects, "RoleBinding"), kind(objects, "ServiceAccount")
-    assert binding["subjects"] == [
-        {"kind": "ServiceAccount", "name": account["metadata"]["name"], "namespace": "longtake"}
-    ]
-    assert binding["roleRef"]["name"] == kind(objects, "Role")[0]["metadata"]["name"]
+    (account,) = kind(objects, "ServiceAccount")
+    bound = {b["roleRef"]["name"]: b["subjects"] for b in kind(objects, "RoleBinding")}
+    assert set(bound) == {role["metadata"]["name"] for role in kind(objects, "Role")}
+    plugin = bound.pop(account["metadata"]["name"].replace("-pipeline", "-driver-plugin"), None)
+    assert plugin is None or [s["name"] for s in plugin] == ["ml-pipeline-driver-agent-executor-plugin"]
+    name = account["metadata"]["name"]
+    assert bound == {name: [{"kind": "ServiceAccount", "name": name, "namespace": "longtake"}]}
 
 
 def test_secrets_are_generated_only_where_none_is_named(render: Render) -> None:

@@ -30,16 +30,30 @@ matchExpressions:
   - {key: app.kubernetes.io/component, operator: In, values: {{ rest . | toJson }}}
 {{- end }}
 
-{{/* The pods that do the work: Kubeflow's, and a TrainJob's, which carry only their JobSet's label. */}}
+{{/* The pods that do the work, each kind with the name of its policy: Kubeflow's; the agent in which its drivers may run;
+     a TrainJob's, which carry only their JobSet's label. */}}
 {{- define "longtake.workers" -}}
-- podSelector:
-    matchLabels:
-      {{- toYaml .Values.networkPolicy.pipelinePods | nindent 6 }}
-{{- if .Values.pipelines.trainJobs.enabled }}
-- podSelector:
-    matchExpressions:
-      - {key: jobset.sigs.k8s.io/jobset-name, operator: Exists}
+pipeline:
+  matchLabels:
+    {{- toYaml .Values.networkPolicy.pipelinePods | nindent 4 }}
+{{- if .Values.pipelines.kfp.driverPlugin.enabled }}
+agent:
+  matchLabels: {workflows.argoproj.io/component: agent}
 {{- end }}
+{{- if .Values.pipelines.trainJobs.enabled }}
+trainjob:
+  matchExpressions:
+    - {key: jobset.sigs.k8s.io/jobset-name, operator: Exists}
+{{- end }}
+{{- end }}
+
+{{/* The same as entries of a policy's `from`. */}}
+{{- define "longtake.fromWorkers" -}}
+{{- $peers := list -}}
+{{- range include "longtake.workers" . | fromYaml -}}
+{{- $peers = append $peers (dict "podSelector" .) -}}
+{{- end -}}
+{{- toYaml $peers -}}
 {{- end }}
 
 {{- define "longtake.toDns" -}}
