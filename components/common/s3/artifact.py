@@ -43,7 +43,7 @@ class Artifact:
         if UPLOADING in objects:
             what = "not whole, an upload is under way or was broken off"
             raise StageError(what, where=address, do="wait for it, or run its stage again")
-        return cls(address, objects, _marked_content(store, objects) or _listed_content(address, objects))
+        return cls(address, objects, marked_content(store, objects) or _listed_content(address, objects))
 
 
 def listing_below(store: Store, address: str) -> dict[str, Object]:
@@ -57,8 +57,7 @@ def listing_below(store: Store, address: str) -> dict[str, Object]:
     return found
 
 
-def marker(store: Store, objects: dict[str, Object]) -> dict[str, Any]:
-    """The facts of a stage's marker among listed objects; empty where it is missing or unreadable."""
+def _marker(store: Store, objects: dict[str, Object]) -> dict[str, Any]:
     try:
         facts = json.loads(store.read(objects[MARKER])) if MARKER in objects else {}
     except ValueError:
@@ -66,8 +65,9 @@ def marker(store: Store, objects: dict[str, Object]) -> dict[str, Any]:
     return facts if isinstance(facts, dict) else {}
 
 
-def _marked_content(store: Store, objects: dict[str, Object]) -> str:
-    facts = marker(store, objects)
+def marked_content(store: Store, objects: dict[str, Object]) -> str:
+    """Content hash in the marker; empty where there is no marker, or where objects were added or taken since."""
+    facts = _marker(store, objects)
     sizes = [obj.size for name, obj in objects.items() if _is_content(name)]
     fits = (facts.get("files"), facts.get("bytes")) == (len(sizes), sum(sizes))
     return str(facts.get("content", "")) if fits else ""

@@ -9,7 +9,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from functools import partial
 from pathlib import Path
 
 from components.common.errors import ExitCode, StageError
@@ -38,9 +38,7 @@ def fetch(store: Store, obj: Object, target: Path, parts: Path) -> None:
     starts = [start for start in range(0, obj.size, store.params.part_bytes) if start not in done]
     with part.open("r+b" if part.exists() else "w+b") as file, log.open("a" if done else "w") as told:
         file.truncate(obj.size)
-        with ThreadPoolExecutor(store.params.workers) as pool:
-            jobs = [pool.submit(_part, store, obj, start, file.fileno(), told.fileno()) for start in starts]
-            _finish(pool, jobs)
+        store.side_by_side(partial(_part, store, obj, start, file.fileno(), told.fileno()) for start in starts)
     target.parent.mkdir(parents=True, exist_ok=True)
     shutil.move(part, target)
     log.unlink()
@@ -57,30 +55,19 @@ def fetch_all(
     for obj in {obj for obj, _ in wanted} - {obj for obj, _ in missing}:
         told(obj)
     small = [pair for pair in missing if pair[0].size <= store.params.part_bytes]
-    with ThreadPoolExecutor(store.params.workers) as pool:
-        _finish(pool, [pool.submit(_small, store, obj, path, told) for obj, path in small])
+    store.side_by_side(partial(_small, store, obj, path, told) for obj, path in small)
     for obj, path in missing:
         if obj.size > store.params.part_bytes:
             fetch(store, obj, path, parts)
             told(obj)
 
 
-def _finish(pool: ThreadPoolExecutor, jobs: list[Future[None]]) -> None:
-    """Wait for all; at the first failure start no further one, and wait for those that run: they write to our files."""
-    try:
-        for job in as_completed(jobs):
-            job.result()
-    except BaseException:
-        pool.shutdown(wait=True, cancel_futures=True)
-        raise
-
-
 def _small(store: Store, obj: Object, target: Path, told: Callable[[Object], None]) -> None:
     data = store.read(obj)
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.partial")
-    partial.write_bytes(data)
-    partial.replace(target)
+    unfinished = target.with_name(f".{target.name}.partial")
+    unfinished.write_bytes(data)
+    unfinished.replace(target)
     told(obj)
 
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -79,9 +78,7 @@ class S3Files:
         }
         missing = [pair for pair in sorted(numbers) if self._is_missing(*pair)]
         if len(missing) > 1:
-            with ThreadPoolExecutor(self.store.params.workers) as pool:
-                for job in [pool.submit(self._fetch_block, name, number) for name, number in missing]:
-                    job.result()
+            self.store.side_by_side(partial(self._fetch_block, name, number) for name, number in missing)
 
     def whole(self, name: str) -> bytes:
         """A file's bytes; raises FileNotFoundError."""

@@ -11,14 +11,14 @@ import contextlib
 import hashlib
 import json
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from components.common.errors import StageError
 from components.common.outputs import MARKER
 from components.common.s3.address import split
-from components.common.s3.artifact import UPLOADING, listing_below, marker
+from components.common.s3.artifact import UPLOADING, listing_below, marked_content
 from components.common.s3.store import Object, Store, md5
 
 
@@ -37,17 +37,19 @@ def upload_folder(store: Store, folder: Path, address: str) -> None:
     """
     check_new_place(store, address)
     found = listing_below(store, address)
-    facts = json.loads((folder / MARKER).read_text(encoding="utf-8"))
-    if UPLOADING not in found and marker(store, found) == facts:
+    content = json.loads((folder / MARKER).read_text(encoding="utf-8"))["content"]
+    if UPLOADING not in found and marked_content(store, found) == content:
         return
     store.put(f"{address}/{UPLOADING}", b"{}")
     store.delete(f"{address}/{MARKER}")
     files = {file.relative_to(folder).as_posix(): file for file in sorted(folder.rglob("*")) if file.is_file()}
     for name in sorted(found.keys() - files.keys() - {UPLOADING}):
         store.delete(f"{address}/{name}")  # of an older output of the stage
-    for name, file in files.items():
-        if name != MARKER and not _is_there(file, found.get(name), store.params.part_bytes):
-            upload_file(store, file, f"{address}/{name}")
+    new = {name: file for name, file in files.items() if name != MARKER and not _is_there(store, file, found.get(name))}
+    small = {name for name, file in new.items() if file.stat().st_size <= store.params.part_bytes}
+    store.side_by_side(partial(upload_file, store, new[name], f"{address}/{name}") for name in sorted(small))
+    for name in sorted(new.keys() - small):
+        upload_file(store, new[name], f"{address}/{name}")
     upload_file(store, folder / MARKER, f"{address}/{MARKER}")
     store.delete(f"{address}/{UPLOADING}")
 
@@ -63,13 +65,9 @@ def upload_file(store: Store, file: Path, address: str) -> None:
     upload = {**place, "UploadId": store.call(address, "create_multipart_upload", **place)["UploadId"]}
     starts = range(0, file.stat().st_size, store.params.part_bytes)
     try:
-        with ThreadPoolExecutor(store.params.workers) as pool:
-            jobs = [pool.submit(_part, store, file, address, upload, n, at) for n, at in enumerate(starts, 1)]
-            try:
-                parts = [job.result() for job in jobs]
-            except BaseException:
-                pool.shutdown(wait=True, cancel_futures=True)
-                raise
+        parts = store.side_by_side(
+            partial(_part, store, file, address, upload, n, at) for n, at in enumerate(starts, 1)
+        )
         store.call(address, "complete_multipart_upload", **upload, MultipartUpload={"Parts": parts})
     except BaseException:
         with contextlib.suppress(StageError):
@@ -93,11 +91,13 @@ def _abort_older(store: Store, address: str, place: dict[str, str]) -> None:
             store.call(address, "abort_multipart_upload", **place, UploadId=row["UploadId"])
 
 
-def _is_there(file: Path, obj: Object | None, part_bytes: int) -> bool:
+def _is_there(store: Store, file: Path, obj: Object | None) -> bool:
     """Whether an object is this file: by the ETag that stores give to objects sent as ours are. A store that gives
     others (one that encrypts with keys of its own) is sent everything again, which is slow and right."""
     return (
-        obj is not None and obj.size == file.stat().st_size and obj.etag.strip('"') == expected_etag(file, part_bytes)
+        obj is not None
+        and obj.size == file.stat().st_size
+        and obj.etag.strip('"') == expected_etag(file, store.params.part_bytes)
     )
 
 

@@ -40,13 +40,19 @@ def s3_env(endpoint, monkeypatch, tmp_path):
     monkeypatch.delenv("AWS_PROFILE", raising=False)
 
 
-@pytest.fixture
-def proxy(endpoint, s3_env, monkeypatch):
+@pytest.fixture(scope="module")
+def module_proxy(endpoint):
     running = Proxy(endpoint)
-    monkeypatch.setenv("AWS_ENDPOINT_URL", running.endpoint)
     yield running
     running.shutdown()
     running.server_close()
+
+
+@pytest.fixture
+def proxy(module_proxy, s3_env, monkeypatch):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", module_proxy.endpoint)
+    module_proxy.hurt()
+    return module_proxy
 
 
 @pytest.fixture

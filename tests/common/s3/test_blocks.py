@@ -129,7 +129,7 @@ def work(root, seed, results):
     results.put((wrong, most, hits))
 
 
-@pytest.mark.parametrize("method", ["fork", "spawn"])
+@pytest.mark.parametrize("method", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
 def test_processes_share_a_cache_that_stays_bounded_and_right(tmp_path, method):
     context = multiprocessing.get_context(method)
     results = context.Queue()

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from components.common import outputs
+from components.common.errors import ExitCode
 from components.common.s3.artifact import Artifact, listing_below
 from components.common.s3.upload import upload_folder
 from tests.common.s3.proxy import Fault
@@ -127,7 +128,7 @@ def test_a_stage_that_could_not_send_only_sends_when_it_is_run_again(world, stor
             time.sleep(0.05)
         running.send_signal(signal.SIGKILL)
     error = running.communicate(timeout=60)[1]
-    assert running.returncode == (5 if how == "store goes away" else -signal.SIGKILL)
+    assert running.returncode == (ExitCode.UNREACHABLE if how == "store goes away" else -signal.SIGKILL)
     if how == "store goes away":
         last = error.strip().splitlines()[-1]
         assert last.startswith("index: the store does not answer after 4 tries")
@@ -143,7 +144,7 @@ def test_a_stage_that_could_not_send_only_sends_when_it_is_run_again(world, stor
 
 def test_what_was_built_from_other_parameters_is_not_sent(world, store, bucket, proxy):
     proxy.hurt(*[Fault("drop")] * 99, when=lambda r: "partNumber" in r.path)
-    assert stage(world, bucket).returncode == 5
+    assert stage(world, bucket).returncode == ExitCode.UNREACHABLE
     proxy.hurt()
     assert stage(world, bucket, "--set", "text=other").returncode == 0
     assert runs(world) == 2
@@ -174,7 +175,7 @@ def test_an_unreachable_store_is_one_line(world, bucket, monkeypatch):
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("LONGTAKE_S3", "{retries: 1, backoff_s: 0.01, timeout_s: 1}")
     failed = stage(world, bucket)
-    assert failed.returncode == 5
+    assert failed.returncode == ExitCode.UNREACHABLE
     assert "the store does not answer after 2 tries" in failed.stderr
     assert failed.stderr.count("\n") == 1
 
@@ -184,7 +185,7 @@ def test_a_secret_is_in_no_line(world, bucket, monkeypatch):
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("LONGTAKE_S3", "{retries: 5, backoff_s: 0.01, timeout_s: 1}")
     failed = stage(world, bucket)
-    assert failed.returncode == 5
+    assert failed.returncode == ExitCode.UNREACHABLE
     assert "hush" not in failed.stderr + failed.stdout
 
 
