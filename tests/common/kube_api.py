@@ -138,7 +138,7 @@ class KubeApi:
         job = self.job["metadata"]["name"]
         name = f"{job}-node-0-{node}-{again}"
         labels = {"jobset.sigs.k8s.io/jobset-name": job, "batch.kubernetes.io/job-completion-index": str(node)}
-        made = f"2026-01-01T00:00:0{ord(again[-1]) % 10}Z"
+        made = f"2026-01-01T00:00:{ord(again) - ord('a'):02d}Z"
         facts = {"name": "node", "image": "i", "imageID": "", "ready": "running" in container, "restartCount": 0}
         statuses = [{**facts, "state": container}] if container else []
         pod = {
@@ -166,45 +166,67 @@ def status(code: int, reason: str, message: str) -> dict[str, Any]:
 
 
 class Kubelet:
-    """Runs the nodes of a TrainJob as processes of this machine, with the variables that Kubeflow Trainer sets."""
+    """Runs the nodes of a TrainJob as processes of this machine, with the variables that Kubeflow Trainer sets.
 
-    def __init__(self, api: KubeApi, references: dict[str, str], again: bool = False) -> None:
-        self.api, self.references, self.again = api, references, again
-        self.nodes: list[subprocess.Popen[str]] = []
+    Args:
+        api: where the job is made and its pods are told of.
+        references: what config maps and secrets hold.
+        restarts: how often a node that failed is started anew, over all nodes, as a Job's `backoffLimit` says.
+    """
+
+    def __init__(self, api: KubeApi, references: dict[str, str], restarts: int = 0) -> None:
+        self.api, self.references, self.restarts = api, references, restarts
+        self.nodes: dict[int, subprocess.Popen[str]] = {}
+        self.codes: dict[int, int] = {}
+        self._tries, self._lock = 0, threading.Lock()
         api.on_create = self.start
 
     def start(self, api: KubeApi) -> None:
-        trainer = api.job["spec"]["trainer"]
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
+            self.port = free.getsockname()[1]
+        self.codes.clear()
+        for node in range(api.job["spec"]["trainer"]["numNodes"]):
+            self._start(node)
+
+    def _start(self, node: int) -> None:
+        trainer = self.api.job["spec"]["trainer"]
         env = {key: value for key, value in os.environ.items() if not key.startswith(("LONGTAKE", "AWS", "MLFLOW"))}
         for entry in trainer["env"]:
             value = entry["value"] if "value" in entry else self.references.get(entry["name"])
             env |= {entry["name"]: value} if value is not None else {}
         env |= {"PET_NNODES": str(trainer["numNodes"]), "PET_NPROC_PER_NODE": str(trainer["numProcPerNode"])}
-        env |= {"PET_MASTER_ADDR": "localhost", "PET_MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
-        for node in range(trainer["numNodes"]):
-            command = [sys.executable, *trainer["command"][1:]]
-            more = {"PET_NODE_RANK": str(node), "PYTHONPATH": str(Path(__file__).parents[2])}
-            pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-            process = subprocess.Popen(command, env={**env, **more}, **pipes)  # type: ignore[call-overload]
-            self.nodes.append(process)
-            api.pod(node, "Running", running={})
-            threading.Thread(target=self._follow, args=(node, process), daemon=True).start()
+        env |= {"PET_MASTER_ADDR": "localhost", "PET_MASTER_PORT": str(self.port), "PET_NODE_RANK": str(node)}
+        env |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
+        command = [sys.executable, *trainer["command"][1:]]
+        pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+        with self._lock:
+            self._tries += 1
+            again = chr(ord("a") + self._tries)
+            self.nodes[node] = process = subprocess.Popen(command, env=env, **pipes)
+            self.api.pod(node, "Running", again=again, running={})
+        threading.Thread(target=self._follow, args=(node, process, again), daemon=True).start()
 
-    def _follow(self, node: int, process: subprocess.Popen[str]) -> None:
+    def _follow(self, node: int, process: subprocess.Popen[str], again: str) -> None:
         assert process.stdout is not None
         for line in process.stdout:
-            self.api.say(node, line.rstrip("\n"))
+            self.api.say(node, line.rstrip("\n"), again=again)
         code = process.wait()
         code = 128 - code if code < 0 else code
-        self.api.pod(node, "Failed" if code else "Succeeded", terminated={"exitCode": code, "reason": "Error"})
-        codes = [other.poll() for other in self.nodes]
-        if all(one is not None for one in codes):
-            self.api.condition("Failed" if any(codes) else "Complete", "jobset failed due to one or more job failures")
+        ended = {"exitCode": code, "reason": "Error" if code else "Completed"}
+        self.api.pod(node, "Failed" if code else "Succeeded", again=again, terminated=ended)
+        if code and self.restarts:
+            self.restarts -= 1
+            time.sleep(1)  # a Job waits ten seconds
+            return self._start(node)
+        with self._lock:
+            self.codes[node] = code
+            if len(self.codes) == len(self.nodes):
+                self.api.condition("Failed" if any(self.codes.values()) else "Complete", "jobset failed")
+        return None
 
     def stop(self) -> None:
-        for process in self.nodes:
+        self.restarts = 0
+        for process in self.nodes.values():
             process.kill()
             process.wait()

@@ -153,8 +153,12 @@ def bucket(world: World, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 
 @pytest.mark.slow
-def test_the_nodes_of_a_train_job_train_as_the_processes_of_one(world: World, bucket: str) -> None:
-    """The same bytes as two processes of one node, though a node is lost on the way and the data lie in a store."""
+@pytest.mark.parametrize("restarts", [0, 8])
+def test_the_nodes_of_a_train_job_train_as_the_processes_of_one(restarts: int, world: World, bucket: str) -> None:
+    """The same bytes as two processes of one node, though a node is lost on the way and the data lie in a store.
+
+    Without restarts the job fails and the launcher's next try makes another one; else the nodes find each other again.
+    """
     pytest.importorskip("kubernetes")
     world.run([*LAUNCH, *PROCESSES, *world.stage("two/model")])
     world.frames, world.index, world.cache = "s3://longtake/frames", "s3://longtake/index", world.folder / "shared"
@@ -165,19 +169,19 @@ def test_the_nodes_of_a_train_job_train_as_the_processes_of_one(world: World, bu
     }  # fmt: skip
     nodes = [*LAUNCH, "--nodes", "2", "--settings", json.dumps(settings), "--", *world.stage("job/model")]
     api = KubeApi()
-    kubelet = Kubelet(api, {**KEYS, "AWS_ENDPOINT_URL": bucket})
+    kubelet = Kubelet(api, {**KEYS, "AWS_ENDPOINT_URL": bucket}, restarts)
     config = {"KUBECONFIG": str(api.kubeconfig(world.folder / "kubeconfig"))}
     try:
         launcher = world.start(nodes, **config)
         world.wait_for_checkpoint(launcher)
         kubelet.nodes[1].kill()
-        said, _ = launcher.communicate(timeout=120)
-        assert launcher.returncode == ExitCode.LOST, said
-        assert said.splitlines()[-1].startswith("launch: node "), said
-        assert not (world.folder / "job").exists()
-        kubelet.nodes.clear()
-        said = world.run(nodes, **config)
-        assert "going on from the checkpoint of step" in said and said.count("done:") == 1
+        said, _ = launcher.communicate(timeout=240)
+        if not restarts:
+            assert launcher.returncode == ExitCode.LOST, said
+            assert said.splitlines()[-1].startswith("launch: node "), said
+            assert not (world.folder / "job").exists()
+            said = world.run(nodes, **config)
+        assert "going on from the checkpoint of step" in said and said.count("done:") == 1, said
     finally:
         kubelet.stop()
         api.close()
