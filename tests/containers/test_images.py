@@ -8,10 +8,12 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import pytest
 import yaml
 
+from components.common.errors import ExitCode
 from components.common.hashing import file_hash, tree_hash
 from tests.conftest import MARK
 from tests.pipelines.tiny import ROOT, tiny_workspace
@@ -26,13 +28,18 @@ def stages() -> list[tuple[str, str]]:
     return [(entry.get("do", entry)["meta"]["image"], stage) for stage, entry in written.items()]
 
 
-def run(image: str, *command: str, options: tuple[str, ...] = (), user: str = STRANGER) -> str:
-    """Output of a command in a container with a read-only root."""
+def attempt(image: str, *command: str, options: tuple[str, ...] = (), user: str = STRANGER) -> CompletedProcess[str]:
+    """A command in a container that may as little as a restricted pod, and has no network."""
     locked = ["--rm", "--read-only", f"--user={user}", "--tmpfs=/tmp:exec", "--cap-drop=ALL", "--network=none"]
     limits = ["--security-opt=no-new-privileges", "--env=OMP_NUM_THREADS=1"]
-    done = subprocess.run(
+    return subprocess.run(
         ["docker", "run", *locked, *limits, *options, image, *command], capture_output=True, text=True
     )
+
+
+def run(image: str, *command: str, options: tuple[str, ...] = (), user: str = STRANGER) -> str:
+    """Output of a command that ends well."""
+    done = attempt(image, *command, options=options, user=user)
     assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout[-2000:]}{done.stderr[-4000:]}"
     return done.stdout
 
@@ -199,3 +206,14 @@ def test_stages_give_the_same_bytes_in_an_image_as_on_the_machine(docker_images,
         user = f"{os.getuid() or 12345}:0"
         run(docker_images[image], "python", "-m", f"components.{stage}", *arguments, options=mounts, user=user)
     assert made(there) == made(here) and len(made(here)) == 8
+
+
+def test_a_full_disk_is_told_in_one_line(docker_images, tmp_path):
+    params = tiny_workspace(tmp_path / "tiny") / "params.yaml"
+    for folder in (tmp_path, params.parent):
+        folder.chmod(0o755)
+    places = (f"--volume={params}:/work/params.yaml:ro", "--tmpfs=/work/data:size=16k,mode=1777", "--tmpfs=/cache")
+    stage = ("python", "-m", "components.download", "--dataset", "sample", "--data", "data/raw/sample")
+    done = attempt(docker_images["data"], *stage, options=(*places, "--env=LONGTAKE_TRACKING=off"))
+    assert done.returncode == ExitCode.NO_ROOM
+    assert "disk is full" in done.stderr and "Traceback" not in done.stderr
