@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 
 import yaml
@@ -73,6 +74,12 @@ def test_jobs_are_named_by_what_they_do(render: Render) -> None:
         )
     )
     assert plain == more and not plain & newer and len(newer) == 3
+
+
+def test_a_name_that_only_a_release_may_have_gives_names_for_all(helm: Helm) -> None:
+    process = helm("template", "video.ssl-" + "x" * 40, CHART, "--kube-version", "1.31")
+    names = {d["metadata"]["name"] for d in yaml.safe_load_all(process.stdout) if d}
+    assert process.returncode == 0 and all(re.fullmatch(r"[a-z]([a-z0-9-]{0,61}[a-z0-9])?", name) for name in names)
 
 
 def test_an_old_cluster_is_refused(template: Helm) -> None:

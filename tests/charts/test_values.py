@@ -28,6 +28,8 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"pipelines": {"images": {"data": "longtake/data:latest"}}},
         "/pipelines/images/data",
     ),
+    "a section taken away": ({"mlflow": None}, "mlflow"),
+    "a value taken away": ({"mlflow": {"replicas": None}}, "replicas"),
     "no tag": ({"pipelines": {"images": {"train": "longtake/train"}}}, "/pipelines/images/train"),
     "root": ({"pipelines": {"runAsUser": 0}}, "/pipelines/runAsUser"),
     "size without unit": ({"pipelines": {"cache": {"storage": "500"}}}, "/pipelines/cache/storage"),
@@ -111,6 +113,19 @@ def _compare(values: Any, schema: dict[str, Any], where: str) -> list[str]:
         p for key in keys & set(values) for p in _compare(values[key], schema["properties"][key], f"{where}.{key}")
     ]
     return [f"{where}.{key}" for key in only] + below
+
+
+def _required(values: Any, schema: dict[str, Any], where: str) -> list[str]:
+    """Keys of the values that the schema lets be taken away by a null, after which a template would fail."""
+    if "$ref" in schema or "properties" not in schema or not values:
+        return []
+    free = set(values) - set(schema.get("required", []))
+    below = [p for key in values for p in _required(values[key], schema["properties"][key], f"{where}.{key}")]
+    return [f"{where}.{key}" for key in sorted(free)] + below
+
+
+def test_no_value_can_be_taken_away() -> None:
+    assert _required(VALUES, SCHEMA, "") == []
 
 
 def test_schema_and_values_have_the_same_keys() -> None:

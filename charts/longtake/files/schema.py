@@ -19,7 +19,7 @@ EVERY_S = 2
 
 
 def wanted() -> str | None:
-    """The revision that this MLflow needs, read from its folder: an import would take seconds and 400 MiB."""
+    """The revision that this MLflow needs, read from its folder: no need to import all of it."""
     package = Path(find_spec("mlflow").origin).parent
     return ScriptDirectory(str(package / "store" / "db_migrations")).get_current_head()
 

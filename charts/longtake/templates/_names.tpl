@@ -1,7 +1,7 @@
 {{/* Names and labels. A release called `longtake` gives the names that pipelines/cluster.yaml has as defaults. */}}
 
 {{- define "longtake.fullname" -}}
-{{- .Values.fullnameOverride | default .Release.Name | trunc 40 | trimSuffix "-" -}}
+{{- .Values.fullnameOverride | default .Release.Name | replace "." "-" | trunc 40 | trimSuffix "-" -}}
 {{- end }}
 
 {{/* Labels that never change, by which Services and policies find pods. Call with (list . "component"). */}}

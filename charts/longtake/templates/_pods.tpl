@@ -58,7 +58,7 @@ spec:
     {{- include "longtake.scriptVolumes" $ | nindent 4 }}
 {{- end }}
 
-{{/* MLflow's import alone takes 400 MiB. */}}
+{{/* A migration was seen to take 250 MiB. */}}
 {{- define "longtake.jobResources" -}}
 resources:
   requests: {cpu: 100m, memory: 512Mi}
