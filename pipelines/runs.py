@@ -8,9 +8,15 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from components.common.config import nearest
 from components.common.errors import ExitCode, StageError
+
+if TYPE_CHECKING:
+    from pipelines.submit.api import Kfp
+
+ID_CHARS = 36  # of a whole id, a UUID
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -111,12 +117,9 @@ def _pull(args: argparse.Namespace) -> ExitCode:
     return pull(way, _run_id(way.api, args.run), folder, args.into, args.task)
 
 
-def _run_id(api: object, given: str) -> str:
-    """The id that begins so, of the newest runs; ids are long."""
-    from pipelines.submit.api import Kfp
-
-    assert isinstance(api, Kfp)
-    if len(given) >= 36:
+def _run_id(api: Kfp, given: str) -> str:
+    """The id that begins so, of the newest runs."""
+    if len(given) >= ID_CHARS:
         return given
     found = [str(run["run_id"]) for run in api.runs(1000) if str(run["run_id"]).startswith(given)]
     if len(found) != 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -90,7 +91,7 @@ def connect(namespace: str, kubeconfig: Path | None = None, context: str | None 
     settings = client.Configuration()
     settings.retries = False
     try:
-        file = str(kubeconfig) if kubeconfig else None
+        file = str(kubeconfig) if kubeconfig else os.environ.get("KUBECONFIG")  # the client's own look is at its import
         config.load_kube_config(file, context=context, client_configuration=settings, persist_config=False)
         return Kube(client.ApiClient(settings), namespace)
     except (config.ConfigException, OSError, yaml.YAMLError, ValueError, TypeError) as error:

@@ -120,8 +120,9 @@ class _Nodes:
 def _task_state(task: Task, nodes: _Nodes) -> TaskState:
     """Its node, or one node for each part of a fan-out."""
     groups, drivers = nodes.named(task), nodes.named(task, "-driver")
-    if not groups:
-        return TaskState(task, _driver_state(drivers))
+    state, failed = _driver_state(drivers)
+    if not groups or failed:
+        return TaskState(task, state, pods=failed)
     parts = [_part_state(task, group, nodes.attempts(group)) for group in groups]
     worst = min(parts, key=lambda part: WORST.index(part.state))
     if not task.looped:
@@ -138,13 +139,15 @@ def _task_state(task: Task, nodes: _Nodes) -> TaskState:
     )
 
 
-def _driver_state(drivers: list[Json]) -> str:
-    states = {STATES.get(node.get("state", ""), "pending") for node in drivers}
-    return next((state for state in ("failed", "canceled") if state in states), "pending" if states else "waiting")
+def _driver_state(drivers: list[Json]) -> tuple[str, list[str]]:
+    """The state of a task of which only drivers are there, and the pods of those that failed."""
+    states = [STATES.get(node.get("state", ""), "waiting") for node in drivers]
+    failed = [str(node.get("pod_name", "")) for node, state in zip(drivers, states, strict=True) if state == "failed"]
+    return "failed" if failed else "pending" if states else "waiting", failed
 
 
 def _part_state(task: Task, group: Json, attempts: list[Json]) -> TaskState:
-    state = STATES.get(group.get("state", ""), "pending")
+    state = STATES.get(group.get("state", ""), "waiting")
     if state == "succeeded" and attempts and all(node.get("state") == "SKIPPED" for node in attempts):
         state = "cached"
     if state == "running" and attempts and attempts[-1].get("state") == "PENDING":

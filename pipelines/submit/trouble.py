@@ -42,12 +42,6 @@ def waiting_reason(pod: Any) -> str:
     return ""
 
 
-def is_lasting(pod: Any) -> bool:
-    """Will it wait until a person does something? A missing image or secret will, a full cluster may not."""
-    states = [status.state.waiting for status in _containers(pod) if status.state and status.state.waiting]
-    return any(waiting.reason in (*PULL, *CREATE) for waiting in states)
-
-
 def end_reason(pod: Any) -> str:
     """Why a pod has failed; empty where Kubernetes knows nothing.
 

@@ -32,7 +32,7 @@ class KfpServer(JsonServer):
     """Pipelines, versions, experiments and runs in memory.
 
     A run advances by one frame each time it is read: a frame is {task key: state}, `PENDING`, `RUNNING`, `SUCCEEDED`,
-    `FAILED`, `CACHED`, or a list of the states of its attempts. After the last frame it has ended.
+    `FAILED`, `CACHED`, `DRIVER FAILED`, or a list of the states of its attempts. After the last frame it has ended.
     """
 
     def __init__(self, tag_name: str = "2.17.3", multi_user: bool = False) -> None:
@@ -180,6 +180,8 @@ def nodes(run_id: str, frame: Mapping[str, Any]) -> list[Json]:
 
 
 def _task_nodes(run_id: str, task: str, state: Any, part: int | None) -> list[Json]:
+    if state == "DRIVER FAILED":
+        return [_node(run_id, f"{task}-driver", "FAILED", (task, part, "driver")), _node(run_id, task, "", (task, "g"))]
     attempts = state if isinstance(state, list) else ["SKIPPED" if state == "CACHED" else state]
     last = "SUCCEEDED" if attempts[-1] == "SKIPPED" else attempts[-1]
     whole = "RUNNING" if last == "PENDING" else last

@@ -57,6 +57,15 @@ def test_a_pod_that_waits_makes_its_task_pending(kfp, documents):
     assert states(run)["make"] == "pending"
 
 
+def test_a_task_whose_driver_failed_has_failed_and_shows_the_drivers_log(kfp, cluster, kube, documents):
+    watch = watch_of(kfp, kube, documents, [{"make": "DRIVER FAILED"}], final="FAILED")
+    run = watch.follow(Screen(io.StringIO()))
+    assert states(run)["make"] == "failed"
+    (driver,) = run.tasks[0].pods
+    cluster.logs[driver] = "KFP driver: no such artifact\n"
+    assert watch.failures(run)[1:] == ["download@sample failed", "  | KFP driver: no such artifact"]
+
+
 def test_what_had_not_begun_when_the_run_ended_was_skipped(kfp, documents):
     watch = watch_of(kfp, None, documents, [{"make": "FAILED"}], final="FAILED")
     run = watch.follow(Screen(io.StringIO()))
