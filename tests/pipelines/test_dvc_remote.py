@@ -27,21 +27,20 @@ def endpoint():
         yield running
 
 
-def dvc(folder: Path, endpoint: str, *arguments: str, ok: bool = True) -> str:
+def dvc(folder: Path, *arguments: str, ok: bool = True) -> str:
     """Run dvc and return all it said."""
     command = [sys.executable, "-m", "dvc", *arguments]
-    done = subprocess.run(
-        command, cwd=folder, env=tiny.environment(folder, **KEYS), stdout=-1, stderr=subprocess.STDOUT, text=True
-    )
+    env = tiny.environment(folder, **KEYS, DVC_GLOBAL_CONFIG_DIR=str(folder.parent / "user"))
+    done = subprocess.run(command, cwd=folder, env=env, stdout=-1, stderr=subprocess.STDOUT, text=True)
     assert (done.returncode == 0) is ok, done.stdout
     return done.stdout
 
 
 def workspace(folder: Path, endpoint: str) -> Path:
-    """A workspace with the remote of docs/s3.md."""
+    """A workspace, and the user's remote as docs/s3.md sets it."""
     made = tiny.tiny_workspace(folder, methods=["dino"], tasks=["knn"])
-    dvc(made, endpoint, "remote", "add", "--local", "--default", "store", "s3://longtake/dvc")
-    dvc(made, endpoint, "remote", "modify", "--local", "store", "endpointurl", endpoint)
+    dvc(made, "remote", "add", "--global", "--default", "store", "s3://longtake/dvc")
+    dvc(made, "remote", "modify", "--global", "store", "endpointurl", endpoint)
     return made
 
 
@@ -51,9 +50,9 @@ def spaces(tmp_path_factory, endpoint):
     folder = tmp_path_factory.mktemp("remote")
     first = workspace(folder / "first", endpoint)
     second, third = (shutil.copytree(first, folder / name) for name in ("second", "third"))
-    said = dvc(first, endpoint, "repro", *STAGES)
+    said = dvc(first, "repro", *STAGES)
     assert [f"Running stage '{stage}'" in said for stage in STAGES] == [True, True]
-    assert "pushed" in dvc(first, endpoint, "push", "--run-cache")
+    assert "pushed" in dvc(first, "push", "--run-cache")
     return first, second, third
 
 
@@ -64,14 +63,14 @@ def hashes(folder: Path) -> list[str]:
 def test_a_lock_and_a_pull_bring_the_results(spaces, endpoint):
     first, second, _ = spaces
     (second / "dvc.lock").write_bytes((first / "dvc.lock").read_bytes())
-    dvc(second, endpoint, "pull", *STAGES)
+    dvc(second, "pull", *STAGES)
     assert hashes(second) == hashes(first)
-    assert "up to date" in dvc(second, endpoint, "repro", *STAGES)
+    assert "up to date" in dvc(second, "repro", *STAGES)
 
 
 def test_without_a_lock_the_run_cache_says_what_need_not_run(spaces, endpoint):
     first, _, third = spaces
-    said = dvc(third, endpoint, "repro", "--pull", *STAGES)
+    said = dvc(third, "repro", "--pull", *STAGES)
     assert [f"Stage '{stage}' is cached - skipping run" in said for stage in STAGES] == [True, True]
     assert "Running stage" not in said
     assert not (third / ".cache" / "tracking").exists()  # no stage has even started
@@ -82,7 +81,7 @@ def test_other_parameters_do_run(spaces, endpoint):
     _, second, _ = spaces
     params = second / "params.yaml"
     params.write_text(params.read_text().replace("short_side_px: 48", "short_side_px: 32"))
-    said = dvc(second, endpoint, "repro", "--dry", *STAGES)
+    said = dvc(second, "repro", "--dry", *STAGES)
     assert "Running stage 'extract_frames@sample'" in said
     assert "Running stage 'download@sample'" not in said
 
@@ -90,8 +89,8 @@ def test_other_parameters_do_run(spaces, endpoint):
 def test_a_store_that_is_away_or_refuses_loses_nothing(spaces, endpoint):
     first, _, _ = spaces
     before = hashes(first)
-    dvc(first, endpoint, "remote", "modify", "--local", "store", "endpointurl", "http://127.0.0.1:9")
-    assert "ERROR" in dvc(first, endpoint, "push", ok=False)
+    dvc(first, "remote", "modify", "--global", "store", "endpointurl", "http://127.0.0.1:9")
+    assert "ERROR" in dvc(first, "push", ok=False)
     assert hashes(first) == before
-    dvc(first, endpoint, "remote", "modify", "--local", "store", "endpointurl", endpoint)
-    assert "up to date" in dvc(first, endpoint, "push")
+    dvc(first, "remote", "modify", "--global", "store", "endpointurl", endpoint)
+    assert "up to date" in dvc(first, "push")
