@@ -95,7 +95,7 @@ class Watch:
         for read in (self._from_cluster, self._from_server):
             try:
                 if text := read(pod, lines).strip("\n"):
-                    return text.splitlines()[-lines:]
+                    return [_printable(line) for line in text.splitlines()[-lines:]]
             except StageError:
                 continue
         return [f"(the log of {pod} is gone: the pod was removed and the server keeps no archive)"]
@@ -130,6 +130,13 @@ def ending(run: RunState) -> str:
 def outcome(run: RunState) -> ExitCode:
     """Exit code of a watch: 0 succeeded, 130 cancelled, 1 failed."""
     return OUTCOMES.get(run.state, ExitCode.CRASH)
+
+
+def _printable(line: str) -> str:
+    """A log is shown, not obeyed: what moves the cursor or renames the window is left out."""
+    return "".join(
+        letter for letter in re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", line) if letter.isprintable() or letter == "\t"
+    )
 
 
 def task_of(pod: Any) -> str:

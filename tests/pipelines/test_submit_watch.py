@@ -224,6 +224,13 @@ def test_the_end_of_the_last_attempts_log_is_shown(kfp, cluster, kube, documents
     assert lines[2:] == [f"  | line {n}" for n in range(30, 80)]
 
 
+def test_a_log_cannot_steer_the_terminal(kfp, cluster, kube, documents):
+    watch = watch_of(kfp, kube, documents, [{"make": "FAILED"}], final="FAILED")
+    run = watch.follow(Screen(io.StringIO()))
+    cluster.logs[pod_name(run.run_id, "make")] = "\x1b[31mred\x1b[0m\x1b]0;title\x07\tend\n"
+    assert watch.log(run.tasks[0], 5) == ["red]0;title\tend"]
+
+
 def test_the_log_comes_from_the_server_where_the_pod_is_gone(kfp, kube, documents):
     watch = watch_of(kfp, kube, documents, [{"make": "FAILED"}], final="FAILED")
     run = watch.follow(Screen(io.StringIO()))
