@@ -3,17 +3,21 @@
 import multiprocessing
 import os
 import pickle
+import random
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from components.common import outputs
 from components.common.clip_index import ClipIndex
 from components.common.errors import StageError
 from components.common.frame_store import Frame, FrameStore, FrameStoreWriter, VideoRow
-from components.common.s3.address import address_of
+from components.common.s3.address import address_of, name_of, split
 from components.common.s3.upload import upload_file, upload_folder
 from tests.common.s3.proxy import Fault
 from tests.common.test_frame_store import jpeg
@@ -78,6 +82,15 @@ def test_a_read_over_several_missing_blocks_is_one_request(address, folder, prox
     proxy.hurt()
     assert files.whole("shard-000000.tar") == whole
     assert proxy.ranges() == ["bytes=0-65535", f"bytes=196608-{len(whole) - 1}"]  # what was not at hand, on either side
+
+
+def test_any_range_is_what_the_file_holds(address, folder):
+    whole, rng = (folder / "shard-000000.tar").read_bytes(), random.Random(0)
+    files, edges = FrameStore(address).files, [0, 1, 65535, 65536, 65537, 131072, len(whole) - 1, len(whole)]
+    ranges = [(rng.choice(edges), rng.choice([0, 1, 65536, 140_000])) for _ in range(30)]
+    ranges += [(rng.randrange(len(whole) + 9), rng.randrange(150_000)) for _ in range(30)]
+    for offset, size in ranges:
+        assert files.read("shard-000000.tar", offset, size) == whole[offset : offset + size], (offset, size)
 
 
 def test_what_will_be_read_is_fetched_side_by_side(address, folder, proxy):
@@ -191,9 +204,20 @@ def test_loader_batches_are_equal(store, bucket, tmp_path):
     assert ClipIndex.open(f"{bucket}/data/index").path.is_relative_to(tmp_path / "cache")
 
 
-def test_an_address_is_known_in_every_spelling():
-    from pathlib import Path
+NAMES = st.text(st.characters(exclude_characters="/\0", exclude_categories=["Cs"]), min_size=1).filter(
+    lambda name: name not in (".", "..")
+)
 
+
+@given(bucket=st.from_regex(r"[a-z0-9][a-z0-9.-]{1,20}[a-z0-9]", fullmatch=True), parts=st.lists(NAMES, max_size=4))
+def test_an_address_survives_pathlib_and_splits_where_it_was_joined(bucket, parts):
+    address = "/".join([f"s3://{bucket}", *parts])
+    assert address_of(address) == address_of(Path(address)) == address_of(f"{address}/") == address
+    assert split(address) == (bucket, "/".join(parts))
+    assert name_of(address) == (parts[-1] if parts else bucket)
+
+
+def test_an_address_is_known_in_every_spelling():
     assert address_of("s3://b/x/") == address_of(Path("s3://b/x")) == address_of("s3:/b/x") == "s3://b/x"
     assert address_of("s3://b") == "s3://b"
     assert address_of("data/s3") is address_of(Path("/s3:/x")) is address_of("timm:x") is None
