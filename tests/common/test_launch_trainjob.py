@@ -330,7 +330,15 @@ def test_what_stops_a_job_is_one_clear_line(
     error = capsys.readouterr().err
     assert words in error and error.count("\n") == 1 and error.startswith("launch: ")
     assert not (world.folder / "out").exists() or not list((world.folder / "out").iterdir())
-    assert bool(api.jobs) == (code == ExitCode.LOST), "only what another try can mend is left to it"
+    assert bool(api.jobs) == (failed in steps), "a job that runs on is deleted; one that failed stays to be looked at"
+
+
+def test_the_crash_of_another_node_is_shown(world: World, api: KubeApi, capsys: pytest.CaptureFixture[str]) -> None:
+    api.script = [ended(1, node=1, says="KeyError: 'x'"), failed]
+    assert world.launch() == ExitCode.CRASH
+    said = capsys.readouterr()
+    assert "[node 1] [pretrain@dino] 10/90 steps\n[node 1] KeyError: 'x'\n" in said.out
+    assert said.err == "launch: node 1 ended with exit code 1: KeyError: 'x'\n"
 
 
 def test_a_wait_is_told_and_ends_with_the_trouble(
@@ -410,7 +418,7 @@ def test_an_api_that_is_away_leaves_the_job_to_the_next_try(
     world: World, api: KubeApi, capsys: pytest.CaptureFixture[str]
 ) -> None:
     api.script = [running, lambda api: api.refusals.extend([("GET", 503, AWAY)] * 1000)]
-    assert world.launch() == ExitCode.LOST
+    assert world.launch() == ExitCode.UNREACHABLE
     assert "the Kubernetes API does not answer, 503" in capsys.readouterr().err
     assert api.jobs and not [asked for asked in api.asked if asked.startswith("DELETE")]
 
@@ -419,7 +427,7 @@ def test_no_cluster_at_all(
     world: World, api: KubeApi, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     api.close()
-    assert world.launch() == ExitCode.LOST
+    assert world.launch() == ExitCode.UNREACHABLE
     assert "does not answer" in capsys.readouterr().err
     monkeypatch.setenv("KUBECONFIG", str(world.folder / "nothing"))
     assert world.launch() == ExitCode.BAD_INPUT

@@ -187,6 +187,13 @@ def test_two_processes_never_write_the_same_output(world):
     assert first.wait(30) == 0
 
 
+def test_a_stage_of_one_process_refuses_to_be_started_several_times(world):
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "LONGTAKE_TRACKING": "off", "RANK": "1"}
+    second = subprocess.run(command(), cwd=world, env=env, capture_output=True, text=True)
+    assert second.returncode == 2 and "this stage runs in one process" in second.stderr
+    assert not (world / "out").exists()
+
+
 @pytest.mark.parametrize("name", ["download", "extract_frames", "index", "pretrain", "evaluate", "compare", "promote"])
 def test_help_answers_at_once_without_heavy_imports(name):
     code = (

@@ -93,7 +93,7 @@ class Kube:
                 trouble = " ".join(str(error).split())[:160]
             if time.monotonic() > deadline:
                 raise StageError(
-                    f"the Kubernetes API does not answer, {trouble}", where=self.host, code=ExitCode.LOST
+                    f"the Kubernetes API does not answer, {trouble}", where=self.host, code=ExitCode.UNREACHABLE
                 ) from None
             time.sleep(min(AGAIN_AFTER_S, self.away_s))
 
@@ -143,14 +143,10 @@ def owner_of(kube: Kube) -> dict[str, Any] | None:
     pod = kube.pod(name) if name else None
     if pod is None:
         return None
-    owners = [owner for owner in pod.metadata.owner_references or [] if owner.controller]
-    kind = owners[0] if owners else None
-    api, kind_name, owner, uid = (
-        (kind.api_version, kind.kind, kind.name, kind.uid)
-        if kind
-        else ("v1", "Pod", pod.metadata.name, pod.metadata.uid)
-    )
-    return {"apiVersion": api, "kind": kind_name, "name": owner, "uid": uid}
+    for owner in pod.metadata.owner_references or []:
+        if owner.controller:
+            return {"apiVersion": owner.api_version, "kind": owner.kind, "name": owner.name, "uid": owner.uid}
+    return {"apiVersion": "v1", "kind": "Pod", "name": pod.metadata.name, "uid": pod.metadata.uid}
 
 
 def _transient() -> tuple[type[Exception], ...]:

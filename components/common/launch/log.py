@@ -8,6 +8,7 @@ from typing import Any
 from components.common.launch.kube import Kube
 
 OVERLAP_S = 5  # clocks of API and machine differ, and `since` counts whole seconds
+LAST_LINES = 60
 FIRST_LINES = 1000  # of a pod that is seen for the first time: a launcher that comes back reads no log of weeks
 
 
@@ -45,7 +46,6 @@ class Log:
         return lines
 
 
-def last_line(cluster: Kube, pod: str) -> str:
-    """What a node said last; by the stages' contract its error in one line."""
-    lines = [line.partition(" ")[2].strip() for line in cluster.log(pod, tail=20)]
-    return next((line for line in reversed(lines) if line), "")
+def last_lines(cluster: Kube, pod: str) -> list[str]:
+    """What a node said in the end: a traceback's length."""
+    return [line.partition(" ")[2] for line in cluster.log(pod, tail=LAST_LINES)]

@@ -6,7 +6,7 @@ import time
 
 from components.common.errors import ExitCode, StageError
 from components.common.launch.kube import Kube
-from components.common.launch.log import last_line
+from components.common.launch.log import last_lines
 from components.common.launch.pods import REFUSED, Trouble
 
 
@@ -24,9 +24,17 @@ class Patience:
         now = time.monotonic()
         self._since = {trouble.kind: self._since.get(trouble.kind, now) for trouble in troubles}
         ended = [trouble for trouble in troubles if not trouble.patience_s]
-        for pod in {trouble.pod for trouble in ended} - {"", *self._said}:
-            self._said[pod] = last_line(self._cluster, pod)
+        for trouble in ended:
+            if trouble.pod and trouble.pod not in self._said:
+                self._said[trouble.pod] = self._ask(trouble)
         self._worst = min([*ended, *([self._worst] if self._worst else [])], key=_rank, default=None)
+
+    def _ask(self, trouble: Trouble) -> str:
+        """What a node said last, by the stages' contract its error in one line; a crash of any but node 0 in full."""
+        lines = last_lines(self._cluster, trouble.pod)
+        if trouble.node and trouble.code == ExitCode.CRASH:
+            print("".join(f"[node {trouble.node}] {line}\n" for line in lines), end="", flush=True)
+        return next((line.strip() for line in reversed(lines) if line.strip()), "")
 
     def check(self, troubles: list[Trouble]) -> None:
         """StageError for the first trouble that has lasted too long."""

@@ -100,5 +100,5 @@ def _order(code: int) -> int:
         return 4
     if code < 0:
         return 0
-    refused = (ExitCode.BAD_INPUT, ExitCode.STOPPED, ExitCode.NO_ROOM, ExitCode.BUSY)
+    refused = (ExitCode.BAD_INPUT, ExitCode.STOPPED, ExitCode.NO_ROOM, ExitCode.BUSY, ExitCode.UNREACHABLE)
     return 1 if code in refused else 3 if code == ExitCode.LOST else 2

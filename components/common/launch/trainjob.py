@@ -77,11 +77,11 @@ class TrainJob:
         self.nodes: int = manifest["spec"]["trainer"]["numNodes"]
         self.log = Log(cluster)
         self.patience = Patience(cluster)
-        self._there = False
+        self._runs = False
         self._told: tuple[str, float] = ("", 0.0)
 
     def finish(self) -> None:
-        """Bring the job to its end; it is deleted on interruption and on anything that another try cannot mend."""
+        """Bring the job to its end. On interruption, and on what another try cannot mend, a running one is deleted."""
         began = time.monotonic()
         try:
             self.ensure()
@@ -92,8 +92,8 @@ class TrainJob:
                     )
                 time.sleep(self.settings.poll_s)
         except (KeyboardInterrupt, StageError) as error:
-            lost = isinstance(error, StageError) and error.code == ExitCode.LOST  # the next try goes on with the job
-            if self._there and not lost:
+            away = isinstance(error, StageError) and error.code == ExitCode.UNREACHABLE  # the next try goes on with it
+            if self._runs and not away:
                 self.cluster.delete(self.name)
             raise
 
@@ -101,7 +101,7 @@ class TrainJob:
         """Make the job, unless an earlier try of this task made it and it still runs or has left its outputs."""
         found = self.cluster.job(self.name)
         if found is not None and _usable(found, self.handover):
-            self._there = True
+            self._runs = True
             self._say(f"going on with the TrainJob {self.name}")
             return
         if found is not None:
@@ -110,13 +110,15 @@ class TrainJob:
         for place in [*self.handover.places, *self.handover.told]:
             outputs.remove(place)
         self.cluster.create(self.manifest)
-        self._there = True
+        self._runs = True
         self._say(f"TrainJob {self.name} made: {self.nodes} nodes")
 
     def look(self) -> bool:
         """One look: pass on the log, say what is new; True at a good end, a StageError at a bad one."""
         watched.touch(self.watching)
         job = self.cluster.job(self.name)
+        conditions = _conditions(job or {})
+        self._runs = job is not None and not {"Complete", "Failed"} & conditions.keys()
         if job is None:
             raise StageError(
                 "somebody deleted the job", where=f"TrainJob {self.name}", do="run it again", code=ExitCode.INTERRUPTED
@@ -126,7 +128,7 @@ class TrainJob:
             self.log.show(found[0])
         troubles = [t for number, pod in found.items() if (t := pods.trouble(number, pod, self.settings))]
         self.patience.remember(troubles)
-        if "Complete" in (conditions := _conditions(job)):
+        if "Complete" in conditions:
             return True
         if "Failed" in conditions:
             raise self.patience.failure(conditions["Failed"], self.name)
