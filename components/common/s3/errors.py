@@ -10,6 +10,7 @@ PASSING = {
     "InternalError", "ServiceUnavailable", "BadDigest", "IncompleteBody", "OperationAborted",
 }  # fmt: skip
 TOO_MANY, NOT_IMPLEMENTED = 429, 501
+REPLACED = "the object was replaced while it was read"
 SAID = {
     "404": "no such object",
     "NoSuchKey": "no such object",
@@ -19,13 +20,13 @@ SAID = {
     "InvalidAccessKeyId": "the store does not know this access key",
     "SignatureDoesNotMatch": "the secret key does not belong to the access key",
     "ExpiredToken": "the credentials have expired",
-    "PreconditionFailed": "the object was replaced while it was read",
-    "412": "the object was replaced while it was read",
+    "PreconditionFailed": REPLACED,
+    "412": REPLACED,
 }
 DO = {
     "no such bucket": "make the bucket, or correct the address",
     "no access": "check the rights of AWS_ACCESS_KEY_ID",
-    "the object was replaced while it was read": "run it again to read the new one",
+    REPLACED: "run it again to read the new one",
 }
 
 

@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 from components.common.errors import StageError
 from components.common.s3.address import SCHEME, split
-from components.common.s3.errors import ShortBodyError, code_of, explained, is_passing
+from components.common.s3.errors import DO, REPLACED, ShortBodyError, code_of, explained, is_passing
 from components.common.s3.params import S3Params
 
 T = TypeVar("T")
@@ -132,6 +132,9 @@ class Store:
 
     def _range(self, obj: Object, start: int, end: int) -> bytes:
         got = self.client.get_object(Bucket=obj.bucket, Key=obj.key, Range=f"bytes={start}-{end - 1}", IfMatch=obj.etag)
+        if got["ETag"] != obj.etag:  # a store that does not know If-Match
+            got["Body"].close()
+            raise StageError(REPLACED, where=obj.address, do=DO[REPLACED])
         came = got.get("ContentRange", "")
         if came and came.split("/")[0].removeprefix("bytes ") != f"{start}-{end - 1}":
             raise ShortBodyError(f"asked for bytes {start}-{end - 1}, {came} came")

@@ -18,7 +18,8 @@ HOP_BY_HOP = {"connection", "keep-alive", "transfer-encoding", "content-length",
 @dataclass(frozen=True)
 class Fault:
     """What happens to one request: `drop` (closed without an answer), `reset` (RST), `delay` (seconds), `status`,
-    `cut` (the body breaks off after so many bytes), `short` (a whole-looking body of so many bytes)."""
+    `cut` (the body breaks off after so many bytes), `short` (a whole-looking body of so many bytes), `unconditional`
+    (If-Match is left out, as if the store did not know it)."""
 
     kind: str
     amount: float = 0
@@ -93,6 +94,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             said = f"<Error><Code>{code}</Code><Message>hurt</Message></Error>".encode()
             self._answer(int(amount), [("Content-Type", "application/xml")], said, len(said))
             return
+        if kind == "unconditional":
+            del self.headers["If-Match"]
         status, headers, data = self._ask(body)
         if kind == "short":
             data = data[: int(amount)]

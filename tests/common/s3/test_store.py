@@ -83,8 +83,10 @@ def test_waits_grow_and_differ(monkeypatch, s3_env):
     assert all(0 <= wait <= longest for wait, longest in zip(waits, [1, 2, 4, 4, 4, 4], strict=True))
 
 
-def test_an_object_that_was_replaced_is_never_mixed(store, bucket, obj):
+@pytest.mark.parametrize("kind", ["conditional", "unconditional"])
+def test_an_object_that_was_replaced_is_never_mixed(store, proxy, obj, kind):
     store.put(obj.address, CONTENT[::-1])
+    proxy.hurt(Fault(kind))
     with pytest.raises(StageError, match="was replaced while it was read"):
         store.read(obj, 0, 10)
 
