@@ -62,7 +62,7 @@ def checks(rates: Rates, benchmarks: list[Benchmark]) -> list[Check]:
             "frames copied to each pod",
             "an hour",
             HOUR_S,
-            "frames as `s3://...`: read by range, with a bounded cache",
+            "frames as `s3://...`: read by range, in small blocks or with a cache of their size",
             lambda c: c.frames.store.bytes / copy,
         ),
         Check(

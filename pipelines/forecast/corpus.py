@@ -13,6 +13,8 @@ from pipelines.forecast.rates import Benchmark, Rates
 
 VIDEO_FILES = {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".flv", ".wmv", ".ogv"}
 PICTURE_FILES = {".jpg", ".jpeg", ".png"}
+# Folders of label maps: read by a score, not shown to a network.
+LABELS = {"annotations", "masks", "segmentationclass", "segmentationclassaug", "segmentationobject"}
 PROBED = 8  # headers read to learn a folder's lengths and sizes: some 50 ms each
 
 
@@ -117,9 +119,10 @@ def benchmark_of(name: str, section: Mapping[str, Any], rates: Rates) -> Benchma
     published = rates.benchmarks.get(name, rates.benchmarks["other"])
     if section.get("source") != "local" or not folder.is_dir():
         return published
-    files = list(_files(folder, PICTURE_FILES))
-    train = sum("train" in file.relative_to(folder).parts for file, _ in files)
-    counted = {"train_pictures": train, "pictures": len(files) - train, "bytes": sum(size for _, size in files)}
+    files = [(file.relative_to(folder).parts, size) for file, size in _files(folder, PICTURE_FILES)]
+    shown = [parts for parts, _ in files if not {part.lower() for part in parts} & LABELS]
+    train = sum("train" in parts for parts in shown)
+    counted = {"train_pictures": train, "pictures": len(shown) - train, "bytes": sum(size for _, size in files)}
     return published.model_copy(update=counted)
 
 

@@ -68,6 +68,13 @@ def frames_drawn(draw: Mapping[str, Any]) -> int:
     return len(draw["offsets_s"]) if "offsets_s" in draw else len(draw["ranges_s"]) + 1
 
 
+def offsets_of(draw: Mapping[str, Any]) -> list[float]:
+    """Times of a row's frames, rising; of a range, its middle. One of them is 0, the anchor."""
+    if "ranges_s" in draw:
+        return sorted([0.0, *((low + high) / 2 for low, high in draw["ranges_s"])])
+    return list(draw.get("offsets_s") or (step * draw["gap_s"] for step in range(draw["n_frames"])))
+
+
 def rows_of(frames: Frames, draw: Mapping[str, Any], params: Mapping[str, Any]) -> float:
     """Expected rows of one draw: counted on one video's times, less what hard cuts and held-out videos take away."""
     times, videos = frames.times_s, frames.videos
@@ -94,7 +101,7 @@ def _fits(
             good &= np.searchsorted(times, times[anchors] + high + 1e-9) > first
         ends = [end for pair in draw["ranges_s"] for end in pair]
         return int(good.sum()), max(0.0, *ends) - min(0.0, *ends)
-    offsets = draw.get("offsets_s") or [step * draw["gap_s"] for step in range(draw["n_frames"])]
+    offsets = offsets_of(draw)
     for offset in offsets:
         wanted = times[anchors] + offset
         after = np.searchsorted(times, wanted).clip(max=len(times) - 1)

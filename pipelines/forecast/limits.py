@@ -20,7 +20,10 @@ TAKES_OVER = {
     ("pretrain", "memory"): "fewer rows (index.max_anchors), fewer workers, or more memory_gib",
     ("pretrain", "time"): "more devices (meta.gpus, meta.nodes); a killed pod goes on from its checkpoint",
     ("pretrain", "shm"): "fewer workers, a smaller batch for each device, or more shm_gib",
-    ("pretrain", "copy"): "give the frames as s3://...: the loader reads them by range, with a bounded cache",
+    (
+        "pretrain",
+        "copy",
+    ): "frames as s3://..., read by range (LONGTAKE_S3: a cache of their size, or small blocks)",
     ("evaluate", "time"): "more devices, or fewer pictures",
     ("download", "time"): "several datasets side by side",
     ("download", "copy"): "keep the videos where they are and fetch them in parts",

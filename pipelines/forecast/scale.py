@@ -10,13 +10,15 @@ from collections.abc import Iterable
 from typing import Any
 
 from components.common.config import read_yaml
+from components.common.s3.params import S3Params
 from pipelines.forecast import breaks
 from pipelines.forecast.breaks import Corpus, Row, leak_search_s, order_bytes
 from pipelines.forecast.corpus import Given, benchmark_of, videos_of
-from pipelines.forecast.counts import Count, count_of
+from pipelines.forecast.counts import count_of
 from pipelines.forecast.frames import extract
 from pipelines.forecast.index import build
 from pipelines.forecast.limits import HOUR_S
+from pipelines.forecast.ranges import pass_bytes, sample_bytes
 from pipelines.forecast.rates import Rates
 from pipelines.forecast.schedule import work_seconds
 from pipelines.forecast.show import duration, size
@@ -43,8 +45,10 @@ INDEX = (
     "a worker's own",
     "epoch's order",
 )
-COPIES = ("videos", "videos to a pod", "frames to a pod", "index to a pod", "all copies of a run", "by range instead")
+COPIES = ("videos", "videos to a pod", "frames to a pod", "index to a pod", "all copies of a run", "a pass by range")
+BLOCKS = {"1 MiB": S3Params(), "64 KiB": S3Params(block_mib=1 / 16)}  # the default, and the smallest
 GPU = ("method", "GFLOP a sample", "samples/s", "cores to feed it", "reads by range", "100 epochs of ImageNet")
+VAST = VIDEOS[-1]  # of whose store a cache holds next to nothing
 
 
 class Scale:
@@ -61,6 +65,10 @@ class Scale:
         self.index_params = {**own["index"][own["corpus"]], "draws": draws}
         self.benchmarks = [benchmark_of(task, {}, rates) for task in ("knn", "vos", "linear_seg")]
         self.counts = {name: count_of(document, name) for name, document in published.items()}
+
+    def draw_of(self, method: str) -> dict[str, Any]:
+        """The draw that a method reads."""
+        return dict(self.index_params["draws"][self.counts[method].draw])
 
     def of(self, n: int) -> Corpus:
         """The corpus of `n` videos."""
@@ -129,26 +137,23 @@ def _copies(c: Corpus, scale: Scale) -> Row:
     """One run: parts copy all videos; the merge writes, and index, methods and report read, all frames."""
     rate, store, index = scale.rates.machine.copy_bytes_per_s, c.frames.store.bytes, c.index.folder.bytes
     copied = _parts(c) * c.frames.videos.bytes + 3 * store + (len(METHODS) + 1) * (store + index)
-    ranged = len(METHODS) * index + sum(min(store, read_bytes(count, c)) for count in scale.counts.values())
     times = (duration(size_ / rate) for size_ in (c.frames.videos.bytes, store, index))
-    return (f"{c.n:,}", *times, size(copied), size(ranged))
-
-
-def read_bytes(count: Count, c: Corpus) -> float:
-    """What one method reads by range in a pass over its draw, without a cache."""
-    return c.index.rows[count.draw] * count.frames * c.frames.jpeg_bytes
+    draw, rows = scale.draw_of(METHODS[0]), c.index.rows[scale.counts[METHODS[0]].draw]
+    ranged = [size(pass_bytes(c.frames, draw, rows, s3)) for s3 in BLOCKS.values()]
+    return (f"{c.n:,}", *times, size(copied), " or ".join(ranged))
 
 
 def _gpu(name: str, scale: Scale) -> Row:
     count = scale.counts[name]
     sample_s = gpu_seconds_per_sample(count, scale.rates, DEVICE)
-    one = scale.of(1).frames
+    vast = scale.of(VAST).frames
+    reads = [size(sample_bytes(vast, scale.draw_of(name), s3) / sample_s) for s3 in BLOCKS.values()]
     return (
         name,
         f"{count.flops / 1e9:,.0f}",
         f"{1 / sample_s:,.0f}",
-        f"{sample_core_s(count, one, scale.rates) / sample_s:.1f}",
-        f"{size(count.frames * one.jpeg_bytes / sample_s)}/s",
+        f"{sample_core_s(count, vast, scale.rates) / sample_s:.1f}",
+        " or ".join(f"{read}/s" for read in reads),
         gpu_hours(IMAGENET_PASSES * sample_s),
         *(gpu_hours(scale.of(n).index.rows[count.draw] * sample_s) for n in LARGE),
     )

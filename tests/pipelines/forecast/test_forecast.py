@@ -14,6 +14,7 @@ import yaml
 
 from components.common.ffmpeg import ffmpeg_exe
 from pipelines.forecast.__main__ import main
+from pipelines.forecast.corpus import benchmark_of
 from pipelines.forecast.rates import DEFAULTS, read_rates
 from pipelines.workspace import ROOT
 
@@ -140,6 +141,14 @@ def test_a_folder_of_videos_is_counted(tmp_path: Path, capsys: pytest.CaptureFix
     assert clips["known"] == f"counted in {tmp_path.name}"
 
 
+def test_a_benchmark_in_a_folder_is_counted_without_its_labels(tmp_path: Path) -> None:
+    for name in ("train/a/1.jpg", "val/a/1.jpg", "val/b/2.JPG", "Annotations/val/1.png", "list.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"12345")
+    found = benchmark_of("knn", {"source": "local", "path": str(tmp_path)}, read_rates())
+    assert (found.train_pictures, found.pictures, found.bytes) == (1, 2, 20)
+
+
 def test_a_folder_without_a_readable_video_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     given = ["--recipe", "own_videos", "--set", f"download.clips.path={tmp_path}"]
     assert "no video file" in refused(capsys, *given)
@@ -148,14 +157,17 @@ def test_a_folder_without_a_readable_video_is_refused(tmp_path: Path, capsys: py
 
 
 def test_a_forecast_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def seen() -> set[Path]:
-        return {path for folder in ("runs", "data") for path in (ROOT / folder).rglob("*")} | set(ROOT.glob("*"))
-
-    monkeypatch.chdir(tmp_path)
-    before = seen()
-    assert main(["--recipe", "real_clips", "--videos", "9", "--video-s", "100"]) == 0
-    assert not list(tmp_path.iterdir())
-    assert seen() == before
+    """Neither where it is asked, nor in the recipe's workspace, nor among the temporary files."""
+    workspace, here, scratch = ROOT / "runs" / "own_videos", tmp_path / "here", tmp_path / "scratch"
+    before = workspace.stat().st_mtime_ns if workspace.exists() else None
+    for folder in (here, scratch):
+        folder.mkdir()
+    monkeypatch.chdir(here)
+    monkeypatch.setattr("tempfile.tempdir", str(scratch))
+    assert main(["--recipe", "own_videos", "--videos", "900", "--video-s", "10", *LONG_RUN]) == 0
+    assert not list(here.iterdir())
+    assert not list(scratch.iterdir())
+    assert (workspace.stat().st_mtime_ns if workspace.exists() else None) == before
 
 
 def test_help_answers_at_once() -> None:
