@@ -58,7 +58,8 @@ def tool(name: str, build: bool = True) -> Path:
     if cached.exists():
         return cached
     if not build:
-        raise Unavailable(f"{name} is neither on the PATH nor in {folder()}: python -m tests.charts.tools --all")
+        more = "" if name in MODULES else " --all"
+        raise Unavailable(f"{name} is neither on the PATH nor in {folder()}: python -m tests.charts.tools{more}")
     cached.parent.mkdir(parents=True, exist_ok=True)
     with (folder() / f"{name}.lock").open("w") as lock:  # several test processes may ask at once
         fcntl.flock(lock, fcntl.LOCK_EX)
