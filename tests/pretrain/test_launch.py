@@ -137,6 +137,26 @@ def test_what_all_processes_refuse_is_one_line(world: World) -> None:
     assert said.startswith("pretrain: a batch of 8 cannot be shared by 3 processes") and said.count("\n") == 1
 
 
+ALONE = """
+import os, sys, time
+from components.common.errors import StageError
+from components.pretrain.parallel import tell_launcher
+if os.environ["RANK"] == "1":
+    tell_launcher(StageError("this node does not see the index", where="/cache/index"))
+    sys.exit(2)
+time.sleep(60)
+"""
+
+
+@pytest.mark.slow
+def test_what_one_process_alone_refuses_is_told_by_the_launcher(world: World) -> None:
+    (world.folder / "alone.py").write_text(ALONE)
+    running = world.start([*LAUNCH, *PROCESSES, "python", "-m", "alone"])
+    said, _ = running.communicate(timeout=120)
+    assert running.returncode == ExitCode.BAD_INPUT
+    assert said == "launch: process 1: this node does not see the index: /cache/index\n"
+
+
 @pytest.fixture
 def bucket(world: World, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """The corpus in a store; yields the store's endpoint."""
