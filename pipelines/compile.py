@@ -92,7 +92,7 @@ def inputs(made: Plan) -> dict[str, Any]:
 def _pipeline(made: Plan) -> Any:
     from kfp import dsl
 
-    from pipelines.components import finish_component, signed
+    from pipelines.components import FINISH, finish_component, signed
     from pipelines.platform import place
 
     # kfp builds no pipeline inside another: those of fanned-out stages come first
@@ -100,7 +100,7 @@ def _pipeline(made: Plan) -> Any:
 
     def body(given: dict[str, Any]) -> None:
         finish = finish_component(made.cluster.images[FINISH_NEEDS.image])(git_revision=given["git_revision"])
-        place(finish, FINISH_NEEDS, made.cluster)
+        place(finish, FINISH, FINISH_NEEDS, made.cluster)
         with dsl.ExitHandler(finish, name="pipeline"):
             tasks: dict[str, Any] = {}
             for node in made.dag.nodes:
@@ -125,7 +125,7 @@ def _task(made: Plan, node: Node, fan: Any, tasks: dict[str, Any], given: dict[s
     image = made.cluster.images[node.needs.image]
     launcher, needs = _launcher(made, node)
     task = stage_component(wiring, made.values(node), image, launcher=launcher)(**arguments)
-    place(task, needs, made.cluster)
+    place(task, node.stage, needs, made.cluster)
     return task.set_display_name(node.name)
 
 
@@ -148,9 +148,9 @@ def _fan_out(made: Plan, node: Node) -> Any:
         items = [f"{part}/{count}" for part in range(1, count + 1)]
         with dsl.ParallelFor(items, name="parts", parallelism=made.cluster.fan_out_pods) as part:
             one = stage_component(wiring, values, image, launcher=[], part=True)(**shared, **links, part=part)
-            place(one, node.needs, made.cluster)
+            place(one, node.stage, node.needs, made.cluster)
         merged = merge_component(wiring, values, image)(**shared, merge=dsl.Collected(one.outputs[output.flag]))
-        place(merged, node.needs, made.cluster)
+        place(merged, node.stage, node.needs, made.cluster)
         return returns(merged.outputs[output.flag])
 
     ports = {link.name: dsl.Input[dsl.Artifact] for link in wiring.links} | dict.fromkeys(own, str)

@@ -11,12 +11,14 @@ from pipelines.needs import Needs
 
 CACHE = "/cache"  # the images' LONGTAKE_CACHE
 RUN_LABEL = "metadata.labels['pipeline/runid']"  # Kubeflow labels each pod with its run
+STAGE_LABEL = "longtake/stage"  # the chart's network policies let download pods out, and no others
 SECONDS_PER_HOUR = 3600
 MIB_PER_GIB = 1024
 
 
-def place(task: Any, needs: Needs, cluster: Cluster) -> None:
+def place(task: Any, stage: str, needs: Needs, cluster: Cluster) -> None:
     """Everything a pod of the pipeline needs, from a stage's `meta` and the cluster's settings."""
+    kubernetes.add_pod_label(task, STAGE_LABEL, stage)
     resources(task, needs)
     if needs.gpus:
         gpus(task, needs, cluster.gpu_pool)

@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import fcntl
 import os
 import shutil
 import signal
-import socket
-import subprocess
 import sys
 import time
-import urllib.request
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,15 +23,14 @@ from components.common import hashing, outputs
 from components.common.errors import ExitCode, StageError
 from components.common.outputs import write_text
 from components.common.stage import parse_change
-from components.common.tracking import store
 from pipelines.cluster import Cluster, Retry
 from pipelines.compile import Plan, compile_plan, plan
+from pipelines.engine import LABEL, check_images, stop_containers
 from pipelines.repro import summary
+from pipelines.server import mlflow
 from pipelines.wiring import task_name
 from pipelines.workspace import ROOT, make_workspace, merged_params, recipe_file
 
-SERVER_WAIT_S = 90.0  # a fresh database goes through dozens of migrations first
-POLL_S = 0.5
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")  # they decide in which order sums are taken
 SHM = "2g"  # loader workers hand batches over in /dev/shm; Docker's default of 64 MB is too small for images
 
@@ -50,17 +47,20 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--mlflow", metavar="URI", help="a server to use instead of starting one")
     args = parser.parse_args(argv)
     started = time.monotonic()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         folder = _workspace(args)
-        images = Cluster.read(args.cluster).images
-        check_docker(images)
         made = plan(folder, _here(args.cluster))
-        with mlflow(args.mlflow, folder) as uri:
-            produced = run(made, folder, uri)
-        install(made, produced, folder)
+        for line in check_images(made.cluster.images, made.revision):
+            print(f"run: warning: {line}, here it is {made.revision} (make images)", file=sys.stderr)
+        with only_one(folder), contextlib.nullcontext(args.mlflow) if args.mlflow else mlflow(folder) as uri:
+            install(made, run(made, folder, uri), folder)
     except StageError as error:
         print(f"run: {error}", file=sys.stderr)
         return int(error.code)
+    except KeyboardInterrupt:
+        print("run: interrupted; what was finished is kept, the same command goes on from there", file=sys.stderr)
+        return int(ExitCode.INTERRUPTED)
     look = args.mlflow or f"mlflow server --backend-store-uri sqlite:///{folder}/mlflow.db --port 5000"
     print(summary(folder, time.monotonic() - started, look))
     return int(ExitCode.OK)
@@ -73,62 +73,23 @@ def _workspace(args: argparse.Namespace) -> Path:
     return make_workspace((args.workspace or ROOT / "runs" / name).absolute(), params)
 
 
+@contextlib.contextmanager
+def only_one(folder: Path) -> Iterator[None]:
+    """Two runs never share a workspace; raises StageError."""
+    with (folder / ".run.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise StageError(
+                "another run uses this workspace", where=folder, do="wait, or name a --workspace"
+            ) from None
+        yield
+
+
 def _here(file: Path | None) -> Cluster:
     """This machine as a cluster: no devices, no secrets, no volumes, and a failure is shown at once."""
     none = {"config_map": None, "secret": None, "cache_pvc": None, "gpus": False}
     return Cluster.read(file).model_copy(update={**none, "retry": Retry(attempts=0)})
-
-
-def check_docker(images: dict[str, str]) -> None:
-    """Raises StageError when no engine answers or an image is missing."""
-    import docker
-    from docker.errors import DockerException, ImageNotFound
-
-    try:
-        with contextlib.closing(docker.from_env()) as engine:
-            for image in images.values():
-                engine.images.get(image)
-    except ImageNotFound as error:
-        raise StageError("an image is missing", where=str(error.explanation), do="make images") from None
-    except DockerException as error:
-        why = " ".join(str(error).split())[:200]
-        raise StageError(f"no Docker engine answers: {why}", do="start Docker, or use make repro") from None
-
-
-@contextlib.contextmanager
-def mlflow(given: str | None, folder: Path) -> Iterator[str]:
-    """The address of an MLflow server: the given one, or one of the workspace's own for as long as the block lasts."""
-    if given:
-        yield given
-        return
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    places = [
-        "--backend-store-uri",
-        f"sqlite:///{folder}/mlflow.db",
-        "--artifacts-destination",
-        f"{folder}/mlartifacts",
-    ]
-    command = [sys.executable, "-m", "mlflow", "server", *places, "--host", "127.0.0.1", "--port", str(port)]
-    env = {**os.environ, **store.ENVIRONMENT}
-    with (folder / "mlflow.log").open("ab") as log:
-        server = subprocess.Popen([*command, "--workers", "1"], stdout=log, stderr=log, env=env, start_new_session=True)
-    try:
-        _await_server(f"http://127.0.0.1:{port}", server, folder / "mlflow.log")
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        os.killpg(server.pid, signal.SIGTERM)
-        server.wait()
-
-
-def _await_server(uri: str, server: subprocess.Popen[bytes], log: Path) -> None:
-    end = time.monotonic() + SERVER_WAIT_S
-    while time.monotonic() < end and server.poll() is None:
-        with contextlib.suppress(OSError), urllib.request.urlopen(f"{uri}/health", timeout=POLL_S):  # noqa: S310
-            return
-        time.sleep(POLL_S)
-    raise StageError("MLflow's server does not start", where=log, do="read the log, or name a server with --mlflow")
 
 
 def run(made: Plan, folder: Path, uri: str) -> dict[tuple[str, str], Path]:
@@ -147,11 +108,14 @@ def run(made: Plan, folder: Path, uri: str) -> dict[tuple[str, str], Path]:
     (root / "cache").mkdir(parents=True, exist_ok=True)
     local.init(_runner(root, uri, folder.name), str(root), enable_caching=True, cache_root=str(root / ".kfp_cache"))
     warnings.filterwarnings("ignore", message=".*have no effect in the current local runner")  # known: see above
+    stop_containers(root)  # of a run that was killed
     try:
         components.load_component_from_text(text)()
     except RuntimeError as error:
         why = str(error).splitlines()[0]
         raise StageError(f"the pipeline has failed, {why}", where=root, do="see above; run it again to go on") from None
+    finally:
+        stop_containers(root)
     artifacts = [(node.name, output.flag) for node in made.dag.nodes for output in made.wiring[node.name].outputs]
     return {(name, flag): _newest(root, name, flag) for name, flag in artifacts}
 
@@ -170,7 +134,12 @@ def _runner(root: Path, uri: str, name: str) -> Any:
     }
     env |= {name: os.environ[name] for name in THREADS if name in os.environ}
     user = f"{os.getuid()}:{os.getgid()}"
-    places = {"read_only": True, "tmpfs": {"/tmp": "exec"}, "shm_size": SHM}  # noqa: S108
+    places: dict[str, Any] = {
+        "labels": {LABEL: str(root)},
+        "read_only": True,
+        "tmpfs": {"/tmp": "exec"},  # noqa: S108
+        "shm_size": SHM,
+    }
     return local.DockerRunner(user=user, environment=env, network_mode="host", **places)
 
 
