@@ -1,7 +1,7 @@
 """What a run will take, before it is started: time, storage, memory, GPU-hours, and what will not fit.
 
 python -m pipelines.forecast                                             # the sample run on this machine
-python -m pipelines.forecast --recipe own_videos --videos 1000 --video-s 10 --gpus 2 --cpus 32
+python -m pipelines.forecast --recipe own_videos --videos 500 --video-s 10 --gpus 2 --cpus 32
 python -m pipelines.forecast --recipe published/dino --videos 1 --video-s 6600 --device h100
 python -m pipelines.forecast --scale                                     # the tables of docs/scale.md
 """
