@@ -188,7 +188,7 @@ def test_a_frame_that_does_not_decode_is_named(tmp_path: Path, workers: int) -> 
     loader = make_loader(dataset, EpochSampler(5, 5, 0, steps=1), workers, CPU, start_method="fork")
     with pytest.raises(StageError, match=r"frame at 0\.500 s of video 'take1' cannot be decoded") as error:
         list(loader)
-    assert error.value.where == tmp_path / "frames" / shard_name(0)
+    assert error.value.where == str(tmp_path / "frames" / shard_name(0))
     assert error.value.do == "extract the frames again" and "Traceback" not in str(error.value)
 
 
