@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,9 +68,15 @@ def follow(way: Access, run_id: str, args: argparse.Namespace) -> ExitCode:
 
 def again(verb: str, run_id: str, args: argparse.Namespace) -> str:
     """The command to go on with, with the flags that were given."""
-    given = ("host", "namespace", "token_file", "ca_file", "kubeconfig", "context", "cluster")
-    flags = [f"--{name.replace('_', '-')} {value}" for name in given if (value := getattr(args, name))]
-    return " ".join(["python -m pipelines.runs", verb, run_id, *flags])
+    given = ["host", "namespace", "token_file", "ca_file", "kubeconfig", "context", "cluster"]
+    if verb == "pull":  # they name the workspace
+        given += ["recipe", "set"]
+    words = ["python", "-m", "pipelines.runs", verb, run_id]
+    for name in given:
+        value = getattr(args, name, None) or []
+        for one in value if isinstance(value, list) else [value]:
+            words += [f"--{name.replace('_', '-')}", str(one)]
+    return shlex.join(words)
 
 
 def compiled_of(args: argparse.Namespace, cluster: Cluster) -> Compiled:

@@ -71,9 +71,13 @@ def compiled(made):
 
 
 @pytest.fixture
-def laptop(cluster_side, tmp_path):
-    """A workspace of the same code and parameters, in which nothing was run."""
-    folder = tmp_path / "laptop"
+def laptop(cluster_side):
+    """A workspace of the same code and parameters, in which nothing was run.
+
+    Always in the same place: what the stages declare is asked once for a folder.
+    """
+    folder = cluster_side.with_name("laptop")
+    shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(cluster_side, folder, ignore=lambda where, names: set(MADE) & set(names))
     shutil.rmtree(folder / ".dvc" / "cache", ignore_errors=True)
     shutil.rmtree(folder / ".dvc" / "tmp", ignore_errors=True)
@@ -81,10 +85,12 @@ def laptop(cluster_side, tmp_path):
 
 
 @pytest.fixture
-def own(cluster_side, tmp_path, monkeypatch):
+def own(cluster_side, monkeypatch):
     """Place of a new workspace, made from the code that the run had."""
     monkeypatch.setattr("pipelines.workspace.ROOT", cluster_side)
-    return tmp_path / "own"
+    folder = cluster_side.with_name("own")
+    shutil.rmtree(folder, ignore_errors=True)
+    return folder
 
 
 @pytest.fixture

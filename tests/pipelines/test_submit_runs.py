@@ -3,10 +3,11 @@
 import os
 import pty
 import re
-import shutil
 import signal
 import subprocess
 import sys
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -14,7 +15,8 @@ from components.common.errors import StageError
 from pipelines import runs
 from pipelines.submit import spec
 from pipelines.submit.overrides import check_changes, split
-from pipelines.workspace import ROOT
+from pipelines.submit.submit import again
+from pipelines.workspace import ROOT, make_workspace, merged_params
 from tests.pipelines.kfp_server import pod_name
 from tests.pipelines.test_submit_preflight import CPU, plan_of
 
@@ -166,9 +168,18 @@ def test_values_that_a_run_changes_leave_the_version_as_it_is(documents):
     assert spec.content_hash(found) == spec.content_hash(documents)
 
 
+def test_the_command_to_go_on_with_has_the_flags_that_were_given():
+    given = dict.fromkeys(("host", "namespace", "token_file", "ca_file", "kubeconfig", "context", "cluster"))
+    given |= {"host": "http://h", "token_file": Path("my token"), "recipe": "r", "set": ["a.b=1", "c={d: 2}"]}
+    args = SimpleNamespace(**given)
+    assert again("watch", "id", args) == "python -m pipelines.runs watch id --host http://h --token-file 'my token'"
+    assert again("pull", "id", args).endswith(" --recipe r --set a.b=1 --set 'c={d: 2}'")
+
+
 @pytest.mark.slow
 def test_a_submission_from_the_command_line_to_the_end_of_its_run(kfp, flags, tmp_path):
-    recipe = tmp_path / "submission-test.yaml"  # its workspace is runs/submission-test
+    project = make_workspace(tmp_path / "project", merged_params(None, []))  # of its own, with a runs/ of its own
+    recipe = tmp_path / "small.yaml"
     recipe.write_text("methods: [random]\ntasks: [knn]\ndatasets: {sample: raw, knn: benchmarks}\n"
                       "promote: {rank_by: [knn], must_beat: {}, must_not_lose: {}}\n")  # fmt: skip
     kfp.frames = [{}, {"download-sample": "RUNNING"}, {"download-sample": "SUCCEEDED"}]
@@ -176,7 +187,7 @@ def test_a_submission_from_the_command_line_to_the_end_of_its_run(kfp, flags, tm
     env = {**os.environ, "MLFLOW_TRACKING_URI": "", "LONGTAKE_GIT_REVISION": "abc"}
 
     def submit(*more):
-        return subprocess.run([*command, *more], cwd=ROOT, env=env, capture_output=True, text=True)
+        return subprocess.run([*command, *more], cwd=project, env=env, capture_output=True, text=True)
 
     refused = submit("--set", "evaluate.knn.primary_kk=3")
     assert refused.returncode == 2, refused.stderr
@@ -184,14 +195,14 @@ def test_a_submission_from_the_command_line_to_the_end_of_its_run(kfp, flags, tm
     assert not kfp.asked("POST", ".*")
     done = submit("--set", "seed=3", "--watch")
     assert done.returncode == 0, done.stderr
+    assert f"--recipe {recipe} --set seed=3" in done.stdout.splitlines()[-1]
     assert "images.data by digest" in done.stderr
     assert re.search(r"download@sample +succeeded", done.stdout)
     (run,) = kfp.all_runs.values()
     assert run["runtime_config"]["parameters"] == {"seed": 3}
     again = submit("--set", "seed=4")
-    assert "(there already)" in again.stdout
+    assert "(there already)" in again.stdout, again.stdout + again.stderr
     assert len(kfp.versions) == 1
     dry = submit("--dry-run", "--no-cache")
     assert dry.stdout.endswith("nothing was submitted\n")
     assert len(kfp.all_runs) == 2
-    shutil.rmtree(ROOT / "runs" / "submission-test")
