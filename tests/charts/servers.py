@@ -79,7 +79,9 @@ def postgresql(password: str) -> Iterator[int]:
             for path in (folder, folder / "password"):
                 shutil.chown(path, "postgres")
         made = ["--auth-host=scram-sha-256", "--data-checksums", "--username=mlflow", f"--pwfile={folder / 'password'}"]
-        subprocess.run([binaries / "initdb", "-D", folder / "data", *made], check=True, capture_output=True, **options)
+        subprocess.run(
+            [str(binaries / "initdb"), "-D", str(folder / "data"), *made], check=True, capture_output=True, **options
+        )
         port = free_port()
         server = [binaries / "postgres", "-D", folder / "data", "-p", port, "-k", folder]
         server += ["-c", "listen_addresses=127.0.0.1"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -86,8 +87,6 @@ def server(render: Render, database: str, tmp_path_factory: pytest.TempPathFacto
 
 def migrate(pod: dict[str, Any], addresses: dict[str, str]) -> None:
     """The job's command, its $(VARIABLE) filled in as the kubelet does."""
-    import subprocess
-
     environment = environment_of(containers(pod)[0], addresses)
     command = [
         w.replace("$(MLFLOW_BACKEND_STORE_URI)", addresses["MLFLOW_BACKEND_STORE_URI"])
