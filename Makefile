@@ -53,8 +53,8 @@ images:  ## both images, with their sizes (BASE=IMAGE or local, REGISTRY=, TAG=,
 	@$(PYTHON) containers/build.py $(if $(BASE),--base $(BASE)) $(if $(REGISTRY),--registry $(REGISTRY)) \
 	  $(if $(TAG),--tag $(TAG)) $(ARGS)
 
-bench: setup  ## the speed tables: extraction, index, views, training, J and F
-	@for b in extract index views train jf; do $(BIN)/python -m bench.$$b || exit 1; done
+bench: setup  ## the speed tables: extraction, index, views, training, J and F, S3
+	@for b in extract index views train jf s3; do $(BIN)/python -m bench.$$b || exit 1; done
 
 ui: setup  ## MLflow's pages on http://127.0.0.1:5000
 	$(BIN)/mlflow server --backend-store-uri sqlite:///mlflow.db --host 127.0.0.1 --port 5000
