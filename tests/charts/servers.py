@@ -85,7 +85,7 @@ def postgresql(password: str) -> Iterator[int]:
         port = free_port()
         server = [binaries / "postgres", "-D", folder / "data", "-p", port, "-k", folder]
         server += ["-c", "listen_addresses=127.0.0.1"]
-        create = [binaries / "createdb", "-h", "127.0.0.1", "-p", str(port), "-U", "mlflow", "mlflow"]
+        create = [str(binaries / "createdb"), "-h", "127.0.0.1", "-p", str(port), "-U", "mlflow", "mlflow"]
         with running(server, folder / "log", lambda: listens(port), **options):
             subprocess.run(create, check=True, env={**environment, "PGPASSWORD": password})
             yield port
@@ -128,7 +128,7 @@ def control_plane(folder: Path) -> Iterator[ControlPlane]:
     client, peer, port = free_port(), free_port(), free_port()
     etcd_url, peer_url = f"http://127.0.0.1:{client}", f"http://127.0.0.1:{peer}"
     keys = folder / "sa.key"
-    subprocess.run(["openssl", "genrsa", "-out", keys, "2048"], check=True, capture_output=True)
+    subprocess.run(["openssl", "genrsa", "-out", str(keys), "2048"], check=True, capture_output=True)
     tokens = folder / "tokens.csv"
     tokens.write_text(f'{TOKEN},admin,admin,"system:masters"\n')
     database = [etcd, "--data-dir", folder / "etcd", "--unsafe-no-fsync", "--initial-cluster", f"default={peer_url}"]

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.charts.conftest import EXTERNAL, FULL, OWN_PODS, Objects, Render, kind, pods
+from tests.charts.conftest import EXTERNAL, FULL, OWN_PODS, Objects, Render, kind, named, pods
 from tests.charts.network import Pod, connects, in_block
 
 METADATA = "169.254.169.254"
@@ -120,6 +120,13 @@ def test_the_internet_is_closed_and_opens_for_downloads_alone(render: Render) ->
     assert reaching(opened, "93.184.215.14", 443) == reaching(opened, "93.184.215.14", 80) == {"download"}
     assert reaching(opened, "93.184.215.14", 22) == reaching(opened, "192.168.1.1", 443) == set()
     assert reaching(all_pods, "93.184.215.14", 443) == {"pipeline", "download"}
+
+
+def test_the_label_of_downloads_is_the_one_that_the_compiler_gives(render: Render) -> None:
+    from pipelines.platform import STAGE_LABEL
+
+    policy = named(render({"networkPolicy": {"internet": {"enabled": True}}}), "NetworkPolicy", "longtake-internet")
+    assert policy["spec"]["podSelector"]["matchLabels"] == {**KFP, STAGE_LABEL: "download"}
 
 
 def test_external_stores_are_reached_at_their_addresses_and_ports(render: Render) -> None:
