@@ -11,7 +11,8 @@ import pytest
 import yaml
 
 from components.common.hashing import tree_hash
-from tests.pipelines.tiny import ROOT, TINY, environment, repro, results, tiny_workspace
+from pipelines.workspace import make_workspace, merged_params
+from tests.pipelines.tiny import ROOT, TINY, environment, repro, results
 
 SMALL = {
     "methods": ["random", "dino"],
@@ -58,9 +59,9 @@ def in_docker(settings, tmp_path_factory):
     return workspace, second
 
 
-def test_the_results_are_those_of_dvc_repro_byte_for_byte(in_docker, tmp_path):
+def test_the_results_are_those_of_dvc_repro_byte_for_byte(in_docker, settings, tmp_path):
     workspace, _ = in_docker
-    laptop = tiny_workspace(tmp_path / "laptop", **SMALL)
+    laptop = make_workspace(tmp_path / "laptop", merged_params(settings / "tiny.yaml", []))
     done = repro(laptop)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     expected = results(laptop)
