@@ -29,6 +29,7 @@ from pipelines.wiring import Wiring, input_name, task_name, wire
 from pipelines.workspace import ROOT, make_workspace, merged_params, recipe_file
 
 PIPELINE = "longtake"
+WIDTH = 120  # of the compiled file's lines
 FINISH_NEEDS = Needs(image="data", cpu=1, memory_gib=1, timeout_h=1, cache=False)
 
 
@@ -68,13 +69,18 @@ def plan(folder: Path, cluster: Cluster) -> Plan:
 
 
 def compile_plan(made: Plan) -> str:
-    """The pipeline as text: two YAML documents, the pipeline and what Kubernetes must know."""
+    """The pipeline as text: two YAML documents, the pipeline and what Kubernetes must know.
+
+    Keys are sorted and kfp's comment of defaults is left out: protobuf gives mappings another order in each process,
+    and the same project must compile to the same bytes.
+    """
     from kfp import compiler
 
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "pipeline.yaml")
         compiler.Compiler().compile(_pipeline(made), str(file), pipeline_name=PIPELINE)
-        return file.read_text(encoding="utf-8")
+        made_by_kfp = list(yaml.safe_load_all(file.read_text(encoding="utf-8")))
+    return "---\n".join(yaml.safe_dump(document, width=WIDTH) for document in made_by_kfp)
 
 
 def documents(text: str) -> tuple[dict[str, Any], dict[str, Any]]:

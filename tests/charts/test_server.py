@@ -73,7 +73,8 @@ def server(render: Render, database: str, tmp_path_factory: pytest.TempPathFacto
     migrate(chart["migrate"], addresses)
     assert script("schema.py", "--timeout", "1", **wait_first).returncode == 0
     bucket = environment_of(containers(chart["bucket"])[0], {**objects, "HOME": str(folder)})
-    assert script("bucket.py", **bucket).stdout == "bucket longtake made\n"
+    # other tests of this process may have made a bucket of this name: moto's servers share their content
+    assert script("bucket.py", **bucket).stdout in ("bucket longtake made\n", "bucket longtake is there\n")
 
     container = containers(chart["mlflow"])[1]
     places = {"--host=0.0.0.0": "--host=127.0.0.1", "--port=5000": f"--port={port}"}

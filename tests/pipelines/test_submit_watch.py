@@ -5,7 +5,7 @@ import re
 from types import SimpleNamespace
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from components.common.errors import ExitCode, StageError
@@ -290,6 +290,7 @@ node = st.fixed_dictionaries(
 )
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow])  # a busy machine draws slowly
 @given(st.lists(node, max_size=6), st.sampled_from(["RUNNING", "FAILED", "", "CANCELING"]))
 def test_whatever_nodes_the_server_sends_are_folded(documents, nodes, state):
     run = read_state({"run_id": "r", "state": state, "run_details": {"task_details": nodes}}, spec.tasks(documents))

@@ -208,8 +208,10 @@ def test_two_at_once_make_one_version(world: World) -> None:
     places = [world.root / f"decision{i}.json" for i in range(2)]
 
     def start(place: Path) -> int:
+        """As two workspaces would: one registry, caches of their own."""
         command = [sys.executable, "-m", "components.promote", *world.argv, "--decision", str(place)]
-        return subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=120).returncode
+        own = {"OMP_NUM_THREADS": "1", "LONGTAKE_CACHE": str(place.with_suffix(".cache"))}
+        return subprocess.run(command, env={**os.environ, **own}, timeout=120).returncode
 
     with ThreadPoolExecutor(2) as pool:
         assert list(pool.map(start, places)) == [0, 0]

@@ -196,7 +196,9 @@ def test_loader_batches_are_equal(store, bucket, tmp_path):
 
     def batches(frames, index):
         dataset = ClipDataset(frames, index, plan, seed=0)
-        loader = make_loader(dataset, EpochSampler(len(dataset), 2, 0, steps=4), 1, torch.device("cpu"))
+        sampler = EpochSampler(len(dataset), 2, 0, steps=4)
+        # spawned: the server of forks that an earlier test has started has its environment, without this bucket's keys
+        loader = make_loader(dataset, sampler, 1, torch.device("cpu"), start_method="spawn")
         return [batch.views["global"].numpy() for batch in loader]
 
     ours = batches(f"{bucket}/data/frames", f"{bucket}/data/index")

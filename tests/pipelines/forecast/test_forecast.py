@@ -110,7 +110,7 @@ def test_a_draw_that_would_be_empty_is_said_before_the_run(capsys: pytest.Captur
         (["--rates", "nowhere.yaml"], "no parameter file"),
         (["--cluster", "nowhere.yaml", "--gpus", "1"], "no parameter file"),
         (["--videos", "1", "--video-s", "1"], "for one batch"),
-        (["--recipe", "own_videos", "--videos", "1000000", "--video-s", "10"], "the warm-up"),
+        (["--set", "pretrain.shared.trainer.warmup_epochs=1000"], "the warm-up"),
     ],
 )
 def test_refusals_are_one_line(capsys: pytest.CaptureFixture[str], args: list[str], words: str) -> None:
