@@ -6,7 +6,6 @@ import pytest
 
 from components.common.cores import usable_cores
 
-IMAGE = "longtake/data:dev"
 HERE = len(os.sched_getaffinity(0))
 
 
@@ -41,13 +40,12 @@ def test_parts_of_a_core_are_rounded_up(tmp_path, monkeypatch):
 
 
 @pytest.mark.docker
-def test_in_a_real_container(tmp_path):
-    found = subprocess.run(["docker", "image", "inspect", IMAGE], capture_output=True)
-    if found.returncode:
-        pytest.skip(f"no Docker engine with the image {IMAGE} (make images)")
+@pytest.mark.slow
+def test_in_a_real_container(docker_images):
+    image = docker_images["data"]
     code = "import sys; sys.path.insert(0, '/code'); from components.common.cores import usable_cores as u; print(u())"
     root = Path(__file__).resolve().parents[2]
     for cpus in ("1", str(HERE)):
-        command = ["docker", "run", "--rm", "--cpus", cpus, "-v", f"{root}/components:/code/components:ro", IMAGE]
+        command = ["docker", "run", "--rm", "--cpus", cpus, "-v", f"{root}/components:/code/components:ro", image]
         done = subprocess.run([*command, "python", "-c", code], capture_output=True, text=True)
         assert done.stdout.strip() == cpus, done.stderr
