@@ -104,7 +104,8 @@ def run(made: Plan, folder: Path, uri: str) -> dict[tuple[str, str], Path]:
 
     text = compile_plan(made)
     write_text(folder / "pipeline.yaml", text)
-    root = folder / ".kfp" / hashing.json_hash(text)
+    # a commit that touches no stage leaves what was finished: the revision of the whole is for the exit task alone
+    root = folder / ".kfp" / hashing.json_hash(text.replace(made.revision, ""))
     (root / "cache").mkdir(parents=True, exist_ok=True)
     local.init(_runner(root, uri, folder.name), str(root), enable_caching=True, cache_root=str(root / ".kfp_cache"))
     warnings.filterwarnings("ignore", message=".*have no effect in the current local runner")  # known: see above

@@ -88,8 +88,8 @@ def test_a_model_is_promoted_and_every_task_is_a_run(in_docker):
 
 def test_what_was_finished_before_the_kill_was_not_run_again(in_docker):
     _, done = in_docker
-    assert "Task download-knn cache hit" in done.stdout, done.stdout[:3000]
-    assert "[download@knn] done" not in done.stdout
+    assert "Task download-vos cache hit" in done.stdout, done.stdout[:3000]
+    assert "[download@vos] done" not in done.stdout
     assert "[pretrain@dino] done" in done.stdout
 
 
