@@ -212,7 +212,8 @@ def test_a_full_disk_is_told_in_one_line(docker_images, tmp_path):
     params = tiny_workspace(tmp_path / "tiny") / "params.yaml"
     for folder in (tmp_path, params.parent):
         folder.chmod(0o755)
-    places = (f"--volume={params}:/work/params.yaml:ro", "--tmpfs=/work/data:size=16k,mode=1777", "--tmpfs=/cache")
+    home = "/work"  # the images' working folder
+    places = (f"--volume={params}:{home}/params.yaml:ro", f"--tmpfs={home}/data:size=16k,mode=1777", "--tmpfs=/cache")
     stage = ("python", "-m", "components.download", "--dataset", "sample", "--data", "data/raw/sample")
     done = attempt(docker_images["data"], *stage, options=(*places, "--env=LONGTAKE_TRACKING=off"))
     assert done.returncode == ExitCode.NO_ROOM
