@@ -27,22 +27,30 @@ def undisturbed(tmp_path_factory):
     return tiny.results(folder)
 
 
-def stage_running(dvc: psutil.Process, stage: str) -> bool:
+def running(dvc: psutil.Process, stages: list[str]) -> bool:
+    """Whether a process of one of these stages lives below `dvc repro`."""
     try:
-        return any(f"components.{stage}" in p.cmdline() for p in dvc.children(recursive=True))
+        lines = [" ".join(p.cmdline()) for p in dvc.children(recursive=True)]
     except psutil.Error:
         return False
+    return any(f"components.{stage}" in line for line in lines for stage in stages)
 
 
 def kill_once(folder, stage: str, chance: random.Random) -> bool:
-    """Run `dvc repro` and kill everything at a random instant of `stage`; False if the run ended before."""
+    """Run `dvc repro` and kill everything at a random instant of `stage`; False if the run ended before.
+
+    A stage that an earlier kill left finished does not run again: then a later one is met and killed in its place.
+    """
     command = [sys.executable, "-m", "dvc", "repro", "compare"]
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     run = subprocess.Popen(command, cwd=folder, env=tiny.environment(folder), start_new_session=True, **quiet)
-    dvc = psutil.Process(run.pid)
-    while run.poll() is None and not stage_running(dvc, stage):
+    dvc, names = psutil.Process(run.pid), list(STAGES)
+    wanted = names[names.index(stage) :]
+    while run.poll() is None and not running(dvc, wanted):
         time.sleep(0.02)
-    time.sleep(chance.uniform(0.0, STAGES[stage]))
+    until = time.monotonic() + chance.uniform(0.0, STAGES[stage])
+    while run.poll() is None and time.monotonic() < until and running(dvc, wanted):
+        time.sleep(0.02)
     if run.poll() is not None:
         return False
     os.killpg(run.pid, signal.SIGKILL)
