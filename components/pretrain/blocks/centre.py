@@ -28,8 +28,13 @@ class Centre(nn.Module):
     def add(self, logits: Tensor) -> None:
         """Count raw teacher logits (..., K) of one micro-batch."""
         rows = logits.detach().flatten(0, -2).to(self.value.dtype)
-        self._sum = rows.sum(dim=0) if self._sum is None else self._sum + rows.sum(dim=0)
-        self._count += len(rows)
+        self.add_sum(rows.sum(dim=0), len(rows))
+
+    @torch.no_grad()
+    def add_sum(self, total: Tensor, rows: int) -> None:
+        """Count `rows` raw teacher logits by their sum (K,), for callers who have the sum without the rows."""
+        self._sum = total if self._sum is None else self._sum + total
+        self._count += rows
 
     @torch.no_grad()
     def update(self) -> None:

@@ -44,5 +44,9 @@ class ProjectionHead(nn.Module):
         start(self.mlp)
         self.last_layer = Prototypes(bottleneck_dim, out_dim, train_gain)
 
+    def bottleneck(self, x: Tensor) -> Tensor:
+        """Unit vectors (..., bottleneck_dim), whose product with the prototypes are the logits."""
+        return F.normalize(self.mlp(x), dim=-1)
+
     def forward(self, x: Tensor) -> Tensor:
-        return self.last_layer(F.normalize(self.mlp(x), dim=-1))
+        return self.last_layer(self.bottleneck(x))
