@@ -41,6 +41,8 @@ class WorldParams(StageParams):
     camera_units_per_s: float = Field(0.2, ge=0, le=2, description="mean speed of the camera, frame heights per second")
     cuts_per_s: Share = Field(0.0, description="chance that a shot ends in a hard cut, per second (videos, vidor)")
 
+    tracks: bool = Field(False, description="write the boxes of all toys as annotations/<clip>.json (videos)")
+
     crf: int = Field(23, ge=0, le=51, description="x264 constant rate factor")
     preset: Literal["ultrafast", "superfast", "veryfast", "faster", "fast", "medium"] = "veryfast"
     keyframe_s: float = Field(1.0, gt=0, description="longest distance between keyframes, seconds")
