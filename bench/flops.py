@@ -16,9 +16,9 @@ import torch
 from components.common.config import parse, read_yaml, section_of
 from components.common.outputs import write_text
 from components.pretrain.budget import flops_per_sample
-from components.pretrain.config import find_method, params_model
+from components.pretrain.config import params_model
 from components.pretrain.method import Now
-from components.pretrain.run import build_method
+from components.pretrain.run import build_method, view_plan
 from components.pretrain.views import view_shapes
 from pipelines.forecast.counts import STORED, Count, Counts, settings_hash
 from pipelines.workspace import merged_params
@@ -31,7 +31,7 @@ def count(document: dict[str, Any], key: str) -> Count:
     section = section_of(document, "pretrain", key)
     params = parse(params_model(key, section), section, f"pretrain.{key}")
     method = build_method(params, EPOCHS)
-    plan = find_method(params.method).views(params.args)
+    plan = view_plan(params)
     shapes = view_shapes(plan)
     batch = {name: torch.rand(1, v, frames, 3, side, side) for name, (v, frames, side, _, _) in shapes.items()}
     now = Now(step=0, epoch=0, epochs=EPOCHS, momentum=0.99, generator=torch.Generator().manual_seed(0))

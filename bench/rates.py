@@ -31,9 +31,8 @@ from components.common.frame_store_writer import Frame, FrameStoreWriter, VideoR
 from components.common.stage import main as run_stage
 from components.extract_frames.__main__ import STAGE, run
 from components.index.fingerprint import WORDS, fingerprint, near
-from components.pretrain.config import find_method
 from components.pretrain.data import ClipDataset, EpochSampler
-from components.pretrain.run import build_trainer
+from components.pretrain.run import build_trainer, view_plan
 from components.pretrain.trainer import Report
 from components.pretrain.views import view_shapes
 
@@ -129,7 +128,7 @@ def training(steps: int = 6) -> tuple[dict[str, float], dict[str, float]]:
             params = params_of(document, key, given, {})
             with tempfile.TemporaryDirectory() as name:
                 frames, index = draw_corpus(Path(name), params, side=side)
-                plan = find_method(params.method).views(params.args)
+                plan = view_plan(params)
                 row = loading(ClipDataset(frames, index, plan, 0), steps)
                 plans.append((plan, side, row))
                 if file == "params.yaml":

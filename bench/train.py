@@ -23,8 +23,8 @@ from components.common.config import deep_merge, parse, read_yaml, section_of
 from components.common.frame_store import FrameStore
 from components.common.frame_store_writer import Frame, FrameStoreWriter, VideoRow
 from components.common.progress import memory_gib
-from components.pretrain.config import PretrainParams, find_method, params_model
-from components.pretrain.run import build_trainer
+from components.pretrain.config import PretrainParams, params_model
+from components.pretrain.run import build_trainer, view_plan
 from components.pretrain.trainer import Report
 
 FPS = 4.0
@@ -106,7 +106,7 @@ def measure(params: PretrainParams, frames: Path, index: Path, device: torch.dev
 
 def draw_corpus(folder: Path, params: PretrainParams, side: int = 256, frames: int = 64) -> tuple[Path, Path]:
     """Frames of noise and discs, as heavy to decode as real ones, and the draw that the method asks for."""
-    plan = find_method(params.method).views(params.args)
+    plan = view_plan(params)
     videos = -(-2 * params.trainer.batch_size // (frames - plan.n_frames + 1))
     with FrameStoreWriter(folder / "frames") as writer:
         for video in range(videos):

@@ -21,6 +21,7 @@ from components.pretrain.config import EncoderParams, PretrainParams, find_metho
 from components.pretrain.data import ClipDataset
 from components.pretrain.feed import StoreFeed
 from components.pretrain.method import Method
+from components.pretrain.plan import ViewPlan
 from components.pretrain.schedules import Schedule
 from components.pretrain.trainer import Report, Trainer, seeded
 
@@ -77,11 +78,18 @@ def _trainer(job: dict[str, Any] | None) -> Trainer:
 def build_trainer(params: PretrainParams, frames: Path, index: Path, device: torch.device) -> Trainer:
     """A trainer at step 0, with its method on the device and its loader not yet started."""
     speed.set_up(device, params.trainer.deterministic)
-    plan = find_method(params.method).views(params.args)
-    dataset = ClipDataset(frames, index, plan, params.seed, params.trainer.decode_scaled)
+    dataset = ClipDataset(frames, index, view_plan(params), params.seed, params.trainer.decode_scaled)
     feed = StoreFeed(dataset, params, device)
     schedule = Schedule.plan(params.trainer, feed.steps_per_epoch)
     return Trainer(build_method(params, schedule.epochs).to(device), params, schedule, feed)
+
+
+def view_plan(params: PretrainParams) -> ViewPlan:
+    """The views of the method for its encoder's patches; the encoder is built on the meta device, without weights."""
+    with torch.device("meta"):
+        encoder = build_vit(params.encoder.architecture, params.encoder.model_args)
+    plan: ViewPlan = find_method(params.method).views(params.args, encoder.patch_embed.patch_size[0])
+    return plan
 
 
 def build_method(params: PretrainParams, epochs: float) -> Method:

@@ -35,21 +35,23 @@ def small_method(name: str, epochs: float = 3, network: dict[str, Any] | None = 
 
 
 def small_batch(method: Any, size: int = 4, seed: int = 0) -> dict[str, Tensor]:
-    """Random images of the shapes that the method's plan asks for."""
+    """What the loader delivers for the method's plan, at random: views, their boxes, and masks on every other view."""
     generator = torch.Generator().manual_seed(seed)
-    return {
-        crop.name: torch.randn(
-            size,
-            len(crop.photometric),
-            len(crop.frames),
-            3,
-            crop.size_px,
-            crop.size_px,
-            generator=generator,
-            dtype=torch.float64,
-        )
-        for crop in type(method).views(method.args).crops
-    }
+    plan = type(method).views(method.args, method.student["backbone"].patch_embed.patch_size[0])
+    batch: dict[str, Tensor] = {}
+    for crop in plan.crops:
+        lead, side = (size, len(crop.photometric), len(crop.frames)), crop.size_px
+        batch[crop.name] = torch.randn(*lead, 3, side, side, generator=generator, dtype=torch.float64)
+    for crop in plan.crops:
+        lead = batch[crop.name].shape[:3]
+        start, extent = torch.rand(2, *lead, 2, generator=generator) * 40
+        flip = torch.rand(*lead, 1, generator=generator).round()
+        batch[f"{crop.name}_box"] = torch.cat([start, start + 20 + extent, flip], dim=-1)
+        if crop.mask is not None:
+            masks = torch.rand(*lead, plan.grid(crop), plan.grid(crop), generator=generator) < 0.4
+            masks[:, 1::2] = False
+            batch[f"{crop.name}_mask"] = masks
+    return batch
 
 
 def now(step: int = 5, epoch: int = 1, momentum: float = 0.9) -> Now:

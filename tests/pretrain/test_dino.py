@@ -107,7 +107,7 @@ def test_monitors() -> None:
 
 
 def test_published_views() -> None:
-    large, small = DINO.views(DINO.Args()).crops
+    large, small = DINO.views(DINO.Args(), 16).crops
     assert (large.size_px, large.scale, len(large.photometric)) == (224, (0.4, 1.0), 2)
     assert (small.size_px, small.scale, len(small.photometric)) == (96, (0.05, 0.4), 8)
     assert [p.blur_p for p in large.photometric] == [1.0, 0.1]

@@ -143,7 +143,7 @@ def test_pictures_show_what_the_student_sees() -> None:
 
 
 def test_published_views() -> None:
-    plan = DoRA.views(DoRA.Args())
+    plan = DoRA.views(DoRA.Args(), 16)
     whole, local = plan.crops
     assert (plan.draw, plan.n_frames) == ("clip", 8)
     assert (whole.size_px, whole.scale, whole.frames) == (224, (0.4, 1.0), tuple(range(8)))

@@ -12,10 +12,10 @@ import torch
 
 from components.common.config import parse
 from components.pretrain.clock import Batch
-from components.pretrain.config import PretrainParams, find_method, known_methods, params_model
+from components.pretrain.config import PretrainParams, known_methods, params_model
 from components.pretrain.data import ClipDataset
 from components.pretrain.feed import StoreFeed
-from components.pretrain.run import build_method
+from components.pretrain.run import build_method, view_plan
 from components.pretrain.schedules import Schedule
 from components.pretrain.trainer import Trainer
 
@@ -55,11 +55,11 @@ class DoubleFeed(StoreFeed):
 
     def batches(self, first_step: int, end: int) -> Iterator[Batch]:
         for batch in super().batches(first_step, end):
-            yield {name: views.double() for name, views in batch.items()}
+            yield {name: x.double() if x.is_floating_point() else x for name, x in batch.items()}
 
 
 def trainer_of(params: PretrainParams, corpus: tuple[Path, Path], double: bool = False) -> Trainer:
-    dataset = ClipDataset(*corpus, find_method(params.method).views(params.args), params.seed)
+    dataset = ClipDataset(*corpus, view_plan(params), params.seed)
     feed = (DoubleFeed if double else StoreFeed)(dataset, params, CPU)
     schedule = Schedule.plan(params.trainer, feed.steps_per_epoch)
     method = build_method(params, schedule.epochs)

@@ -156,16 +156,16 @@ def test_motion_of_one_patch_is_learnt_by_the_predictor_alone() -> None:
 
 
 def test_both_frames_share_box_and_flip() -> None:
-    plan = NextFrame.views(NextFrame.Args())
+    plan = NextFrame.views(NextFrame.Args(), 16)
     pair, local = plan.crops
     assert (plan.draw, plan.n_frames) == ("pair", 2)
     assert pair.frames == (0, 1) and pair.shared_geometry and not pair.shared_photometric
     assert (pair.size_px, len(pair.photometric)) == (224, 2)
     assert local.frames == (0,) and (local.size_px, len(local.photometric)) == (96, 8)
     assert plan.clip_crop is not None and plan.clip_crop.size_px == 300
-    still = NextFrame.views(NextFrame.Args(same_frame=True))
+    still = NextFrame.views(NextFrame.Args(same_frame=True), 16)
     assert (still.draw, still.n_frames, still.crops[0].frames) == ("frame", 1, (0, 0))
-    assert NextFrame.views(NextFrame.Args(shared_photometric=True)).crops[0].shared_photometric
+    assert NextFrame.views(NextFrame.Args(shared_photometric=True), 16).crops[0].shared_photometric
 
 
 def test_one_view_without_another_is_refused() -> None:

@@ -51,7 +51,7 @@ class Toy(Method):
         self.rows = 0
 
     @classmethod
-    def views(cls, args: Any) -> ViewPlan:
+    def views(cls, args: Any, patch_px: int) -> ViewPlan:
         return ViewPlan("frame", 1, (Crop("global", SIDE, (0.4, 1.0), (Photometric(), Photometric())),))
 
     def forward(self, batch: dict[str, Tensor], now: Now) -> StepOutput:

@@ -59,7 +59,7 @@ class DINO(Method):
         self.centre = Centre(args.out_dim, args.centre_momentum)
 
     @classmethod
-    def views(cls, args: Args) -> ViewPlan:
+    def views(cls, args: Args, patch_px: int) -> ViewPlan:
         crops = [Crop("global", args.global_size_px, args.global_scale, global_recipes(GLOBAL_VIEWS))]
         if args.local_crops:
             crops.append(Crop("local", args.local_size_px, args.local_scale, (LOCAL,) * args.local_crops))

@@ -85,7 +85,7 @@ class DoRA(Method):
         self.centre = Centre(args.out_dim, args.centre_momentum)
 
     @classmethod
-    def views(cls, args: Args) -> ViewPlan:
+    def views(cls, args: Args, patch_px: int) -> ViewPlan:
         frames = tuple(range(args.n_frames))
         view = (Photometric(blur_p=0.1),)  # one box and flip for the clip, colours drawn per frame, no solarisation
         crops = [Crop("global", args.global_size_px, args.global_scale, view, frames)]

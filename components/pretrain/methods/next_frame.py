@@ -106,7 +106,7 @@ class NextFrame(Method):
         )
 
     @classmethod
-    def views(cls, args: Args) -> ViewPlan:
+    def views(cls, args: Args, patch_px: int) -> ViewPlan:
         recipes = global_recipes(args.global_crops)
         pair = Crop(
             "global",
