@@ -1,7 +1,7 @@
 """How a node's command line becomes a task: which flag is an input, an output or a name, and who makes what it reads.
 
 The command of dvc.yaml says it all: a flag whose value is an output of another node is an input, one whose value is an
-output of this node is an output, and any other is a name (`--method dino`). Types come from the stage's declaration.
+output of this node is an output, and any other is a name (`--method dino`) or a file of the code. Types come from the stage's declaration.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from components.common.errors import StageError
-from pipelines.dag import Dag, Node
+from pipelines.dag import CODE, Dag, Node
 
 
 @dataclass(frozen=True)
@@ -119,6 +119,8 @@ def _wire(node: Node, stage: dict[str, Any], made: dict[str, tuple[str, str]]) -
     for flag, value in _flags(node):
         if flag in stage["outputs"]:
             outputs.append(Output(flag, value, stage["outputs"][flag]["type"]))
+        elif flag in stage["inputs"] and value.startswith(CODE):
+            names.append((flag, value))  # a file that the image brings along
         elif flag in stage["inputs"]:
             links += _links(node, flag, value, stage["inputs"][flag]["many"], made)
         elif flag in stage["keys"]:

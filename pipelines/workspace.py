@@ -19,6 +19,7 @@ from components.common.errors import StageError
 from components.common.outputs import write_text
 
 ROOT = Path(__file__).resolve().parent.parent
+SCRATCH = "components/pretrain/scratch"  # what `methods` names for an encoder without weights to start from
 SNAPSHOT = ("components", "pipelines", "dvc.yaml", ".dvcignore")
 
 
@@ -53,7 +54,7 @@ def make_workspace(folder: Path, params: dict[str, Any]) -> Path:
 def merged_params(recipe: Path | None, changes: list[dict[str, Any]]) -> dict[str, Any]:
     """params.yaml, the recipe laid over it, then single changes.
 
-    A recipe's lists (methods, tasks, corpora), its `datasets`, its gates, and a dataset that names its `source` replace
+    A recipe's lists (tasks, corpora), its `methods`, its `datasets`, its gates, and a dataset that names its `source` replace
     those of params.yaml. Relative paths of local sources are taken from the project's folder.
     """
     params = read_yaml(ROOT / "params.yaml")
@@ -76,6 +77,10 @@ def merged_params(recipe: Path | None, changes: list[dict[str, Any]]) -> dict[st
 
 def _laid_over(params: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     merged = deep_merge(params, over)
+    if isinstance(methods := over.get("methods"), list):  # a plain list: all of them learn from scratch
+        merged["methods"] = dict.fromkeys(methods, SCRATCH)
+    elif methods is not None:
+        merged["methods"] = methods
     own = {name: entry for name, entry in (over.get("download") or {}).items() if "source" in (entry or {})}
     merged["download"] = {**merged.get("download", {}), **own}  # another source has other keys
     return merged

@@ -19,7 +19,16 @@ STAGE = Stage(
     name="pretrain",
     help="Train an image encoder on the frames of a corpus with one self-supervised method.",
     keys=("method",),
-    inputs={"frames": Port("frame store of the corpus", ranged=True), "index": Port("its clip index", ranged=True)},
+    inputs={
+        "frames": Port("frame store of the corpus", ranged=True),
+        "index": Port("its clip index", ranged=True),
+        "start": Port(
+            "what the encoder starts from: model folder, timm:NAME, .safetensors, or components/pretrain/scratch",
+            type="Model",
+            optional=True,
+            name_ok=True,
+        ),
+    },
     outputs={"model": Port("folder of the trained encoder", type="Model")},
     params=params_model,
 )

@@ -25,13 +25,14 @@ from components.pretrain.plan import ViewPlan
 from components.pretrain.schedules import Schedule
 from components.pretrain.trainer import Report, Trainer, seeded
 
+SCRATCH = "scratch"  # the name of the file that stands for no weights
 START_WEIGHTS = 1 << 32  # a stream of random numbers of its own: steps have smaller numbers
 DATA_WAIT_HINT = 0.1  # the share of waiting from which more workers would pay
 
 
 def pretrain(ctx: Context) -> None:
     """Run the stage in its first process."""
-    params: Any = ctx.params
+    params: Any = started_from(ctx.inputs["start"], ctx.params)
     store = CheckpointStore(_checkpoint_folder(ctx), _identity(ctx))
     job = {
         "params": params.model_dump(mode="json"),
@@ -50,6 +51,17 @@ def pretrain(ctx: Context) -> None:
             ctx.keep_cache = True
             store.save(trainer.state())
         _export(ctx, trainer)
+
+
+def started_from(start: Path | None, params: Any) -> Any:
+    """The parameters with `--start` as the encoder's start; StageError when `encoder.start_from` says another."""
+    if start is None or start.name == SCRATCH:
+        return params
+    named = params.encoder.start_from
+    if named is not None and named != str(start):
+        what = f"the encoder cannot start from both {start} and {named}"
+        raise StageError(what, where="pretrain.encoder.start_from", do="leave it to `methods` in params.yaml")
+    return params.model_copy(update={"encoder": params.encoder.model_copy(update={"start_from": str(start)})})
 
 
 def follow() -> int:
@@ -117,7 +129,8 @@ def _identity(ctx: Context) -> State:
     """What the result depends on: parameters, data, code."""
     params: Any = ctx.params
     code = hashing.code_hash([PACKAGES / "common", PACKAGES / "pretrain"])
-    return {**params.identity(), "frames": ctx.input_hash("frames"), "index": ctx.input_hash("index"), "code": code}
+    inputs = {name: ctx.input_hash(name) for name in ("frames", "index", "start")}
+    return {**params.identity(), **inputs, "code": code}
 
 
 def _checkpoint_folder(ctx: Context) -> Path:
@@ -170,6 +183,8 @@ def _export(ctx: Context, trainer: Trainer) -> None:
         "params_hash": hashing.json_hash(params.identity()),
     }
     facts |= {"frames_hash": ctx.input_hash("frames"), "index_hash": ctx.input_hash("index")}
+    if params.encoder.start_from is not None:
+        facts["start_hash"] = ctx.input_hash("start") or params.encoder.start_from
     write_model_folder(
         folder,
         trainer.method.encoder,

@@ -12,7 +12,7 @@ def test_a_recipe_is_laid_over_the_parameters_and_its_lists_replace(tmp_path):
     )
     params = merged_params(recipe, [{"pretrain": {"shared": {"trainer": {"epochs": 3}}}}])
     own = yaml.safe_load((ROOT / "params.yaml").read_text())
-    assert params["methods"] == ["dino"]
+    assert params["methods"] == {"dino": "components/pretrain/scratch"}
     assert params["datasets"] == {"clips": "raw", "vos": "benchmarks"}
     assert set(params["download"]) == {"clips", *own["download"]}  # unused entries do no harm
     assert params["download"]["clips"]["path"] == str((ROOT / ".." / "x").resolve())
@@ -47,3 +47,11 @@ def test_a_workspace_holds_the_code_and_keeps_its_results(tmp_path):
     assert (folder / "components" / "common" / "stage.py").read_bytes() == (
         ROOT / "components" / "common" / "stage.py"
     ).read_bytes()
+
+
+def test_methods_replace_those_of_the_parameters_and_may_name_their_start():
+    named = {"dino": "components/pretrain/scratch", "next_frame": "models/dino"}
+    assert merged_params(None, [{"methods": named}])["methods"] == named
+    assert merged_params(None, [{"methods": named}, {"methods": ["dora"]}])["methods"] == {
+        "dora": "components/pretrain/scratch"
+    }

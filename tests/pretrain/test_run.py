@@ -128,6 +128,29 @@ def test_training_can_start_from_an_encoder(command: Command, tmp_path: Path) ->
     assert all(torch.equal(first[name], value) for name, value in second.items())
 
 
+def test_the_start_may_be_another_stages_model_or_scratch(command: Command, tmp_path: Path) -> None:
+    train(command("dino", model="first"))
+    train([*command("random", "seed=5", model="second"), "--start", str(tmp_path / "first")])
+    train([*command("random", model="third"), "--start", str(ROOT / "components" / "pretrain" / "scratch")])
+    train(command("random", model="fourth"))
+    first, second, third, fourth = (
+        load_encoder(tmp_path / name).model.state_dict() for name in ("first", "second", "third", "fourth")
+    )
+    assert all(torch.equal(first[name], value) for name, value in second.items())
+    assert all(torch.equal(fourth[name], value) for name, value in third.items())
+    facts = [
+        json.loads((tmp_path / name / "config.json").read_text())["longtake"] for name in ("second", "third", "fourth")
+    ]
+    assert "start_hash" in facts[0] and facts[1] == facts[2]
+
+
+def test_two_starts_are_refused(command: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train(command("dino", model="first"))
+    both = [*command("dino", "encoder.start_from=elsewhere"), "--start", str(tmp_path / "first")]
+    assert main(STAGE, run, both) == ExitCode.BAD_INPUT
+    assert "cannot start from both" in capsys.readouterr().err
+
+
 BAD = [
     (["dinno"], "no entry 'dinno'"),
     (["dino", "method=dinno"], "no method 'dinno', did you mean 'dino'?"),
