@@ -38,6 +38,16 @@ class GuardParams(Params):
     patience: int = Field(5, ge=1, description="reports in a row below a limit before it counts as collapse")
 
 
+class Budget(Params):
+    """How much a run may cost: one number that makes runs of different methods comparable."""
+
+    unit: Literal["images", "samples", "flops", "seconds", "steps"] = Field(
+        description="images: source frames seen; flops: of forward and backward passes, multiply-adds times two; "
+        "seconds: of training, at the rate measured at its start; all over all processes"
+    )
+    amount: float = Field(gt=0)
+
+
 class TrainerParams(Params):
     """The loop around a method: sizes, schedules, optimiser, precision, checkpoints."""
 
@@ -45,13 +55,19 @@ class TrainerParams(Params):
     accumulate: int = Field(1, ge=1, description="forward and backward passes in one optimiser step")
     epochs: float = Field(100, ge=0, description="passes over the draw; 0 exports the untrained start")
     max_steps: int | None = Field(None, ge=0, description="optimiser steps at most; schedules end there")
-    lr: float = Field(5e-4, gt=0, description="peak learning rate at batch 256, scaled linearly with the batch")
-    min_lr: float = Field(1e-6, ge=0, description="learning rate at the end, not scaled")
+    budget: Budget | None = Field(
+        None, description="sets the run's length in place of epochs and max_steps, unless one of them is 0"
+    )
+    lr: float = Field(5e-4, gt=0, description="peak learning rate at a batch of `lr_batch`")
+    lr_rule: Literal["linear", "sqrt", "none"] = Field("linear", description="how the peak grows with the batch")
+    lr_batch: int = Field(256, ge=1, description="samples a step at which `lr` holds")
+    min_lr: float = Field(1e-6, ge=0, description="learning rate at the end, not scaled with the batch")
     warmup_epochs: float = Field(10, ge=0, description="linear warm-up from 0")
     weight_decay: float = Field(0.04, ge=0)
     weight_decay_end: float = Field(0.4, ge=0, description="reached by a cosine")
     betas: tuple[float, float] = (0.9, 0.999)
-    clip_norm: float | None = Field(3.0, gt=0, description="norm of each tensor's gradient, not of all together")
+    clip_norm: float | None = Field(3.0, gt=0, description="largest norm of a gradient; null: no clipping")
+    clip: Literal["tensor", "module"] = Field("tensor", description="what has one norm: each tensor, or each module")
     momentum_teacher: float = Field(0.996, ge=0, le=1, description="weight of the old teacher at the start")
     momentum_teacher_end: float = Field(1.0, ge=0, le=1, description="reached by a cosine")
     precision: Literal["auto", "float32", "bfloat16"] = "auto"

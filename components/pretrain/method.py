@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -59,6 +60,14 @@ class Method(nn.Module, ABC):
 
     Subclasses set `name` and `Args`, build their networks in `__init__(args, build_encoder, epochs)`, and keep every
     trained module under `self.student` and every EMA copy under `self.teacher` (same structure, by name).
+
+    What the trainer takes for granted, so that processes and micro-batches give the numbers of the one large batch:
+
+    - the loss is a mean over the samples of the batch; a statistic of the batch (a centre, Sinkhorn, a queue) is
+      collected in `forward` and brought together over micro-batches and processes in `after_step`, or is per sample;
+    - every tensor of a batch has the samples first;
+    - a trained parameter may stay unused in a step (a mask token where nothing is masked): its gradient is then zero,
+      and it decays and keeps its moments like any other. Weights that never learn have `requires_grad` False.
     """
 
     name: ClassVar[str]
@@ -68,15 +77,16 @@ class Method(nn.Module, ABC):
 
     @classmethod
     @abstractmethod
-    def views(cls, args: Any) -> ViewPlan:
-        """The views of one sample."""
+    def views(cls, args: Any, patch_px: int) -> ViewPlan:
+        """The views of one sample; masks and objects are told in patches of `patch_px` pixels."""
 
     @abstractmethod
     def forward(self, batch: dict[str, Tensor], now: Now) -> StepOutput:
         """Loss of one micro-batch.
 
         Args:
-            batch: per crop group a normalised float tensor (B, views, frames, 3, S, S).
+            batch: per crop group a normalised float tensor (B, views, frames, 3, S, S), its geometry under
+                `<crop>_box`, and where the plan asks for them `<crop>_mask` and `<crop>_object` (see plan.py).
             now: the step's schedule values.
         """
 
@@ -88,6 +98,22 @@ class Method(nn.Module, ABC):
         """Student parameters whose gradients are dropped at this step (DINO: the last layer in the first epoch)."""
         return iter(())
 
+    def lr_scale(self, name: str) -> float:
+        """Factor on the learning rate of a student parameter, its end value included.
+
+        Args:
+            name: below `student`, as `backbone.blocks.3.attn.qkv.weight`.
+        """
+        return 1.0
+
+    def decays(self, name: str, parameter: nn.Parameter) -> bool:
+        """Whether weight decay reaches a student parameter: matrices (class token and position table included)."""
+        return parameter.ndim > 1 and not name.endswith(".bias")
+
+    def clip_group(self, name: str) -> str:
+        """Under `trainer.clip: module`, the group whose gradients are clipped together: the first part of the name."""
+        return name.partition(".")[0]
+
     def pictures(self, batch: dict[str, Tensor], now: Now) -> dict[str, list[Any]]:
         """Optional pictures of what the method sees: name -> list of uint8 RGB arrays (several make a GIF)."""
         return {}
@@ -96,6 +122,10 @@ class Method(nn.Module, ABC):
     def encoder(self) -> nn.Module:
         """The network to export: the teacher's backbone, a plain timm VisionTransformer."""
         return self.teacher["backbone"]
+
+    def extra_files(self, folder: Path) -> list[Path]:
+        """Write what belongs beside the exported encoder into the model folder (ODIS: its object token)."""
+        return []
 
 
 @torch.no_grad()

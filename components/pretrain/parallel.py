@@ -158,6 +158,29 @@ def gather(tensor: Tensor) -> Tensor:
     return torch.cat(parts)
 
 
+class _Reach(torch.autograd.Function):
+    """A loss as it is, with parameters as further inputs to which no gradient flows."""
+
+    @staticmethod
+    def forward(ctx: Any, loss: Tensor, *parameters: Tensor) -> Tensor:
+        ctx.parameters = len(parameters)
+        return loss.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        return *grads, *(None,) * ctx.parameters
+
+
+def reach(loss: Tensor, model: torch.nn.Module) -> Tensor:
+    """The loss with every trained parameter of `model` in its graph, also those that this batch leaves unused.
+
+    DistributedDataParallel waits for each parameter's turn in the backward pass, and one that never comes ends the
+    run. To be reached without a gradient is enough, and free; its search for unused ones walks the graph each step.
+    """
+    reached: Tensor = _Reach.apply(loss, *(p for p in model.parameters() if p.requires_grad))  # type: ignore[no-untyped-call]
+    return reached
+
+
 def share(value: dict[str, Any] | None, device: torch.device) -> dict[str, Any]:
     """The first process's JSON-able mapping, in every process (sent as JSON: nothing is unpickled)."""
     if world_size() == 1:

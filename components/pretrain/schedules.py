@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from components.common.errors import StageError
 from components.pretrain.config import TrainerParams
 
-REFERENCE_BATCH = 256  # the linear rule's unit (arXiv:1706.02677)
+# Growth of the peak learning rate with the batch: linear (arXiv:1706.02677), or by its root (DINOv2, T-CoRe).
+LR_RULES: dict[str, float] = {"linear": 1.0, "sqrt": 0.5, "none": 0.0}
 
 
 def cosine(start: float, end: float, step: int, total: int) -> float:
@@ -70,7 +71,7 @@ class Schedule:
     def at(self, step: int) -> Values:
         """Values of a step, 0 <= step < total."""
         p = self.params
-        peak = p.lr * p.batch_size / REFERENCE_BATCH
+        peak = p.lr * (p.batch_size / p.lr_batch) ** LR_RULES[p.lr_rule]
         return Values(
             lr=warmup_cosine(peak, p.min_lr, step, self.total, self.warmup),
             weight_decay=cosine(p.weight_decay, p.weight_decay_end, step, self.total),

@@ -24,7 +24,7 @@ from components.pretrain.clock import Clock
 from components.pretrain.config import PretrainParams
 from components.pretrain.guards import collapse_sign
 from components.pretrain.method import Method, Now
-from components.pretrain.optimiser import build_optimiser, clip_each, set_values
+from components.pretrain.optimiser import Clipping, build_optimiser, set_values
 from components.pretrain.schedules import Schedule
 from components.pretrain.window import Window
 
@@ -93,7 +93,7 @@ class Trainer:
         self.method, self.params, self.schedule, self.feed, self.store = method, params, schedule, feed, store
         self.warn = warn
         self.device = next(method.parameters()).device
-        self.optimiser = build_optimiser(method.student, params.trainer)
+        self.optimiser, self.clip = build_optimiser(method, params.trainer), Clipping(method, params.trainer)
         self.step = 0  # optimiser steps done
         self.curves: list[Row] = []
         self._saved_at: int | None = None  # step of the last checkpoint
@@ -130,9 +130,9 @@ class Trainer:
             with alone():  # the processes' gradients meet once a step
                 with speed.autocast(self.device, trainer.precision):
                     output = model(micro, self.now())
-                (output.loss / trainer.accumulate).backward()
+                (parallel.reach(output.loss, model) / trainer.accumulate).backward()
             window.add(output, last_step=reports)
-        window.end_step(clip_each(self.method.student.parameters(), trainer.clip_norm))
+        window.end_step(self.clip())
         now = self.now()
         for parameter in self.method.frozen_parameters(now):
             parameter.grad = None
@@ -230,7 +230,7 @@ class Trainer:
         if parallel.world_size() == 1:
             return self.method
         devices = [self.device] if self.device.type == "cuda" else None
-        return DistributedDataParallel(self.method, device_ids=devices, broadcast_buffers=False)
+        return DistributedDataParallel(self.method, device_ids=devices, forward_sync_buffers=False)
 
 
 def split(batch: Batch, parts: int) -> list[Batch]:

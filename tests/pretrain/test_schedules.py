@@ -39,6 +39,14 @@ def test_warm_up_starts_at_zero_and_reaches_the_peak_twice() -> None:
     assert lrs[21] < lrs[20] and lrs[18] < lrs[19]
 
 
+@pytest.mark.parametrize(("rule", "peak"), [("linear", 4e-3), ("sqrt", 2e-3), ("none", 1e-3)])
+def test_the_peak_grows_with_the_batch_as_the_rule_says(rule: str, peak: float) -> None:
+    params = TrainerParams.model_validate(
+        {"lr": 1e-3, "lr_rule": rule, "lr_batch": 128, "batch_size": 512, "warmup_epochs": 0, "epochs": 2}
+    )
+    assert Schedule.plan(params, 10).at(0).lr == pytest.approx(peak)
+
+
 def test_max_steps_ends_the_schedules_with_the_run() -> None:
     schedule = Schedule.plan(TrainerParams(epochs=100, max_steps=50, warmup_epochs=0), 10)
     assert (schedule.total, schedule.epochs) == (50, 5.0)
