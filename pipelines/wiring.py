@@ -1,7 +1,8 @@
 """How a node's command line becomes a task: which flag is an input, an output or a name, and who makes what it reads.
 
 The command of dvc.yaml says it all: a flag whose value is an output of another node is an input, one whose value is an
-output of this node is an output, and any other is a name (`--method dino`) or a file of the code. Types come from the stage's declaration.
+output of this node is an output, and any other is a name (`--method dino`) or a file of the code. Types come from the
+stage's declaration.
 """
 
 from __future__ import annotations

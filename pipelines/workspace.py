@@ -54,8 +54,8 @@ def make_workspace(folder: Path, params: dict[str, Any]) -> Path:
 def merged_params(recipe: Path | None, changes: list[dict[str, Any]]) -> dict[str, Any]:
     """params.yaml, the recipe laid over it, then single changes.
 
-    A recipe's lists (tasks, corpora), its `methods`, its `datasets`, its gates, and a dataset that names its `source` replace
-    those of params.yaml. Relative paths of local sources are taken from the project's folder.
+    A recipe's lists (tasks, corpora), its `methods`, `datasets` and gates, and a dataset that names its `source`
+    replace those of params.yaml. Relative paths of local sources are taken from the project's folder.
     """
     params = read_yaml(ROOT / "params.yaml")
     if recipe is not None:
