@@ -138,13 +138,24 @@ def tokens_and_attention(model: TimmModel, images: Tensor) -> tuple[Tensor, Tens
         images, indices=[len(model.blocks) - 2], return_prefix_tokens=True, output_fmt="NLC"
     )
     patches, prefix = inner[0]
-    attention = last.attn
-    x = last.norm1(torch.cat([prefix, patches], dim=1))
-    q, k, _ = attention.qkv(x).unflatten(-1, (3, attention.num_heads, -1)).permute(2, 0, 3, 1, 4)
-    q, k = attention.q_norm(q), attention.k_norm(k)
-    scores = (q[:, :, :1] * attention.scale) @ k.transpose(-2, -1)
-    cls_attention = scores.softmax(dim=-1)[:, :, 0, n:]
-    return tokens, cls_attention, _joined(q[:, :, n:]), _joined(k[:, :, n:])
+    q, k = queries_and_keys(last, torch.cat([prefix, patches], dim=1))
+    return tokens, _class_row(q, k, last.attn.scale)[..., n:], _joined(q[:, :, n:]), _joined(k[:, :, n:])
+
+
+def class_attention(block: Any, tokens: Tensor) -> Tensor:
+    """What the class token looks at in a block that receives `tokens` (B, L, d): (B, h, L), rows sum to 1."""
+    return _class_row(*queries_and_keys(block, tokens), block.attn.scale)
+
+
+def queries_and_keys(block: Any, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    """Queries, unscaled, and keys of a block that receives `tokens` (B, L, d): (B, h, L, d/h) each."""
+    attention = block.attn
+    q, k, _ = attention.qkv(block.norm1(tokens)).unflatten(-1, (3, attention.num_heads, -1)).permute(2, 0, 3, 1, 4)
+    return attention.q_norm(q), attention.k_norm(k)
+
+
+def _class_row(q: Tensor, k: Tensor, scale: float) -> Tensor:
+    return ((q[:, :, :1] * scale) @ k.mT)[:, :, 0].softmax(dim=-1)
 
 
 def _joined(heads: Tensor) -> Tensor:
