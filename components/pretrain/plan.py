@@ -143,6 +143,44 @@ Timing = SpanTiming | RangeTimes
 
 
 @dataclass(frozen=True)
+class ObjectTargets:
+    """The object that a sample is about, which its crops must show (ODIS, arXiv:2506.05409; its crops as in the code of
+    Cross-Time Self-Distillation, from which the defaults are).
+
+    Candidates are the objects that the index knows in every frame of the sample. Crops are drawn until the first one is
+    covered by some candidate; that one is the target, and crops of `aware` groups are drawn until they show it. A crop
+    that never does stays as it was first drawn.
+
+    Attributes:
+        by: what frames share: one track, or a category, all of whose objects are then one target.
+        choice: of the candidates that cover the first crop enough the `largest` (what the released `random_area`
+            does), or one at `random`.
+        aware: names of crop groups that must show the target; the first view of the first one chooses it.
+        min_share: of the first crop's pixels, that a target must cover; of every other crop, one pixel.
+        tries: crops drawn at most, for the first one and for each other.
+        margin: patches by which the target's patches are grown.
+        margin_draw: the margin itself (`fixed`), or one of 0 ... margin for each crop (`random`).
+        shape: `box` takes the bounding rectangle of each connected piece of patches, also where the index has label
+            maps (released code); `silhouette` the patches themselves.
+        required: an index without objects is an error; else such an index gives samples without a target.
+    """
+
+    by: Literal["track", "category"] = "track"
+    choice: Literal["largest", "random"] = "largest"
+    aware: tuple[str, ...] = ("global",)
+    min_share: float = 0.04
+    tries: tuple[int, int] = (10, 20)
+    margin: int = 0
+    margin_draw: Literal["fixed", "random"] = "fixed"
+    shape: Literal["box", "silhouette"] = "box"
+    required: bool = True
+
+    def __post_init__(self) -> None:
+        if not self.aware or min(self.tries) < 1 or self.margin < 0 or not 0 <= self.min_share < 1:
+            raise ValueError("objects need a crop group, one try or more, a margin from 0 on, and a share in [0, 1)")
+
+
+@dataclass(frozen=True)
 class Crop:
     """A group of views of one size, returned as one uint8 tensor (B, views, frames, size, size, 3).
 
@@ -196,7 +234,8 @@ class ViewPlan:
         both_ways: each row of the draw is two samples, its frames in order and reversed: every frame is an anchor.
         timing: which frames of a row are taken, anew each epoch; None takes the row's own. All but `RangeTimes` need a
             draw of spans.
-        patch_px: side of the encoder's patches in pixels; needed where a crop has masks.
+        objects: the object that a sample is about, delivered as `<crop>_object` for every crop group.
+        patch_px: side of the encoder's patches in pixels; needed where a crop has masks, and for objects.
     """
 
     draw: str
@@ -205,6 +244,7 @@ class ViewPlan:
     clip_crop: ClipCrop | None = None
     both_ways: bool = False
     timing: Timing | None = None
+    objects: ObjectTargets | None = None
     patch_px: int | None = None
     names: tuple[str, ...] = field(init=False)
 
@@ -218,8 +258,11 @@ class ViewPlan:
         if self.timing is not None and self.timing.n_frames != self.n_frames:
             raise ValueError(f"the timing takes {self.timing.n_frames} frames, the plan has {self.n_frames}")
         for crop in self.crops:
-            if crop.mask is not None and (not self.patch_px or crop.size_px % self.patch_px):
+            patches = crop.mask is not None or self.objects is not None
+            if patches and (not self.patch_px or crop.size_px % self.patch_px):
                 raise ValueError(f"'{crop.name}' has masks: {crop.size_px} px must be patches of {self.patch_px} px")
+        if self.objects is not None and not set(self.objects.aware) <= set(names):
+            raise ValueError(f"objects are sought in crop groups {self.objects.aware}, the plan has {names}")
         object.__setattr__(self, "names", names)
 
     def grid(self, crop: Crop) -> int:
