@@ -13,6 +13,7 @@ from typing import Any
 import timm
 import torch
 import torch.nn.functional as F
+from timm.layers import DropPath
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
@@ -60,15 +61,21 @@ def exported_args(model_args: Mapping[str, Any]) -> dict[str, Any]:
     return {**kept, "num_classes": 0, "dynamic_img_size": True}
 
 
+def uniform_drop_path(model: TimmModel, rate: float) -> None:
+    """Give every block of a timm ViT the same stochastic depth (DINOv2, T-CoRe), where timm ramps it up from 0."""
+    for block in model.blocks:
+        block.drop_path1, block.drop_path2 = DropPath(rate), DropPath(rate)
+
+
 @torch.no_grad()
 def start(module: nn.Module) -> None:
     """DINO's start: linear weights, class token and positions from a normal of std 0.02 cut at +-2, biases zero.
 
-    The patch embedding, a convolution, keeps the framework's start. Draws come from torch's global generator,
-    which the caller seeds.
+    The patch embedding, a convolution, keeps the framework's start, and registers timm's, which is DINOv2's (a normal
+    of std 1e-6). Draws come from torch's global generator, which the caller seeds.
     """
     for name, parameter in module.named_parameters():
-        if name.rpartition(".")[2] in ("cls_token", "pos_embed", "reg_token"):
+        if name.rpartition(".")[2] in ("cls_token", "pos_embed"):
             nn.init.trunc_normal_(parameter, std=INIT_STD)
     for layer in module.modules():
         if isinstance(layer, nn.Linear):

@@ -25,8 +25,7 @@ def koleo(features: Tensor, group: int) -> Tensor:
 
     Args:
         features: (V, B, D), samples in the batch's order.
-        group: samples among which a neighbour is sought; divides B. A single sample has no neighbour: its term is 0
-            (the count of a step's operations looks at one sample).
+        group: samples among which a neighbour is sought; divides B.
 
     Returns:
         (V,).
@@ -35,15 +34,12 @@ def koleo(features: Tensor, group: int) -> Tensor:
         StageError: B is no multiple of `group`, so that neighbours would depend on how the batch was shared out.
     """
     n_samples = features.shape[1]
+    if n_samples % group:
+        what = f"koleo_group = {group} does not divide the {n_samples} samples of a forward pass"
+        do = "let it divide trainer.batch_size / (processes * accumulate)"
+        raise StageError(what, where="pretrain.args", do=do)
     with no_autocast(features):
-        rows = F.normalize(full(features), dim=-1)
-        if n_samples == 1:
-            return 0.0 * rows.sum(dim=(1, 2))
-        if n_samples % group:
-            what = f"koleo_group = {group} does not divide the {n_samples} samples of a forward pass"
-            do = "let it divide trainer.batch_size / (processes * accumulate)"
-            raise StageError(what, where="pretrain.args", do=do)
-        grouped = rows.unflatten(1, (-1, group))  # (V, B / group, group, D)
+        grouped = F.normalize(full(features), dim=-1).unflatten(1, (-1, group))  # (V, B / group, group, D)
         pairs = grouped - torch.take_along_dim(grouped, nearest(grouped)[..., None], dim=-2)
         distance = torch.linalg.vector_norm(pairs + EPS, dim=-1)
         return -(distance + EPS).log().mean(dim=(1, 2))

@@ -5,8 +5,14 @@ Released code of arXiv:2503.15096 (base_model/models/auxiliary_decoder.py); the 
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
+
+from components.common.vit import IMAGENET_MEAN, IMAGENET_STD
+
+SHOWN = 6  # masked patches in a picture
 
 
 class PatchMatching(nn.Module):
@@ -45,3 +51,36 @@ class PatchMatching(nn.Module):
         """Where each patch of x looks in the other frame: (B, N, M), the mean over heads; rows sum to 1."""
         _, weights = self.cross(x, other, other, need_weights=True)
         return weights
+
+
+def draw_matches(current: Tensor, others: Tensor, hidden: Tensor, attention: Tensor) -> list[Any]:
+    """One picture for each of some masked patches: the current frame as the student sees it, the patch marked, then
+    the other frames, each as bright as the patch looks at it.
+
+    Args:
+        current: (3, S, S), normalised.
+        others: (F, 3, S, S).
+        hidden: bool (rows, columns), the masked patches.
+        attention: (F, P, P), where each patch looks in each of the frames.
+
+    Returns:
+        uint8 RGB arrays (S, (1 + F) S, 3), none where nothing is masked.
+    """
+    mean, std = (torch.tensor(v, device=current.device)[:, None, None] for v in (IMAGENET_MEAN, IMAGENET_STD))
+    cell = current.shape[-1] // hidden.shape[-1]
+
+    def pixels(grid: Tensor) -> Tensor:
+        return grid.repeat_interleave(cell, dim=-2).repeat_interleave(cell, dim=-1)
+
+    panels = (torch.cat([current[None], others]).float() * std + mean).clamp(0, 1)
+    masked = hidden.flatten().nonzero().flatten()
+    pictures = []
+    for patch in masked[torch.linspace(0, len(masked) - 1, min(SHOWN, len(masked))).long().to(masked.device)]:
+        looks = attention[:, patch].float().unflatten(-1, hidden.shape)  # (F, rows, columns)
+        looks = looks / looks.amax(dim=(-2, -1), keepdim=True)
+        marked = torch.arange(hidden.numel(), device=hidden.device).view_as(hidden) == patch
+        seen = panels[0] * ~pixels(hidden)
+        seen[0] = torch.where(pixels(marked), 1.0, seen[0])  # red
+        row = torch.cat([seen, *(panels[1:] * (0.15 + 0.85 * pixels(looks)[:, None]))], dim=-1)
+        pictures.append((row * 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy())
+    return pictures
