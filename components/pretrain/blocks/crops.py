@@ -57,7 +57,12 @@ def check_sizes(args: CropArgs, patch_size: int) -> None:
         {"local_size_px": args.local_size_px} if args.local_crops else {}
     )
     for name, size in sizes.items():
-        if size % patch_size:
-            near = max(round(size / patch_size), 1) * patch_size
-            what = f"'{name}' = {size} is no multiple of the encoder's {patch_size}-pixel patches"
-            raise StageError(what, where="pretrain.args", do=f"take {near}")
+        check_size(name, size, patch_size)
+
+
+def check_size(name: str, size: int, patch_size: int) -> None:
+    """Refuse a view that is no whole number of patches wide."""
+    if size % patch_size:
+        near = max(round(size / patch_size), 1) * patch_size
+        what = f"'{name}' = {size} is no multiple of the encoder's {patch_size}-pixel patches"
+        raise StageError(what, where="pretrain.args", do=f"take {near}")

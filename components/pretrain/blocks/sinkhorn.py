@@ -1,4 +1,4 @@
-"""Entropic optimal transport between patches and objects (Cuturi 2013; DoRA, arXiv:2310.08584, section 3)."""
+"""Entropic optimal transport: patches shared out between objects or prototypes (Cuturi 2013, arXiv:1306.0895)."""
 
 from __future__ import annotations
 
@@ -7,10 +7,15 @@ import math
 import torch
 from torch import Tensor
 
+from components.pretrain import parallel
+
 
 @torch.no_grad()
-def sinkhorn(scores: Tensor, *, epsilon: float, n_iterations: int) -> Tensor:
+def sinkhorn(scores: Tensor, *, epsilon: float, n_iterations: int, over_processes: bool = False) -> Tensor:
     """Soft assignment of N patches to k objects that share the patches about equally.
+
+    DoRA (arXiv:2310.08584, section 3) shares one frame's patches out between its objects; TimeT and SwAV
+    (arXiv:2006.09882, section 3.1) share those of the whole batch out between their prototypes.
 
     Alternately scales objects to mass 1/k and patches to mass 1/N. The last scaling is of the patches, so their
     rows sum to 1 exactly and the objects' masses are N/k approximately.
@@ -22,6 +27,8 @@ def sinkhorn(scores: Tensor, *, epsilon: float, n_iterations: int) -> Tensor:
         scores: (B, N, k) similarities, any float type; +-inf counts as the largest finite value.
         epsilon: entropy weight; smaller is sharper.
         n_iterations: pairs of scalings.
+        over_processes: the N patches are this process's part of one large assignment (parts may differ in size). Then
+            the processes exchange k numbers an iteration and no patch.
 
     Returns:
         (B, N, k), in the type of `scores` but float32 at least.
@@ -31,6 +38,9 @@ def sinkhorn(scores: Tensor, *, epsilon: float, n_iterations: int) -> Tensor:
     log_plan = scores.to(dtype).clamp(-limit, limit).double() / epsilon
     n_patches, n_objects = scores.shape[-2:]
     for _ in range(n_iterations):
-        log_plan = log_plan - log_plan.logsumexp(dim=-2, keepdim=True) - math.log(n_objects)
+        mass = log_plan.logsumexp(dim=-2, keepdim=True)
+        if over_processes:
+            mass = parallel.gather(mass[None]).logsumexp(dim=0)
+        log_plan = log_plan - mass - math.log(n_objects)
         log_plan = log_plan - log_plan.logsumexp(dim=-1, keepdim=True) - math.log(n_patches)
     return (log_plan + math.log(n_patches)).exp().to(dtype)
