@@ -5,6 +5,7 @@ read, and any tool that knows tar or WebDataset opens the shards (`<video key>/<
 
     frames.parquet   one row a frame, ordered by (video, pts_s)
     videos.parquet   one row a source, the bad ones too, with the reason
+    objects.parquet  one row an object in a frame, ordered like the frames; only where the corpus tells of objects
     shard-000000.tar ...
     store.json       totals, sha256 of every file
 """
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["Frame", "FrameStore", "FrameStoreWriter", "VideoRow", "shard_name"]
 
 FORMAT = 1
-MANIFEST, FRAMES, VIDEOS = "store.json", "frames.parquet", "videos.parquet"
+MANIFEST, FRAMES, VIDEOS, OBJECTS = "store.json", "frames.parquet", "videos.parquet", "objects.parquet"
 OPEN_SHARDS = 256  # file descriptors one reader keeps; a common limit for a process is 1024
 OK, BAD = "ok", "bad"
 
@@ -66,6 +67,12 @@ class FrameStore:
         """One row a source, bad ones too: video, key, path, sha256, fps, duration_s, n_frames, width, height, rotation,
         status ("ok" or "bad"), reason."""
         return self._table(VIDEOS)
+
+    @functools.cached_property
+    def objects(self) -> pa.Table | None:
+        """One row an object in a frame: video, frame, track, category, box (x0, y0, x1, y1 in pixels of the frame) and
+        the place of the frame's label map (shard, offset, size), by (video, frame, track); None in a store without."""
+        return self._table(OBJECTS) if "objects" in self.manifest else None
 
     @property
     def is_remote(self) -> bool:

@@ -21,8 +21,14 @@ import pyarrow.parquet as pq
 from components.common import hashing
 from components.common.cores import usable_cores
 from components.common.errors import StageError
-from components.common.frame_store import FRAMES, VIDEOS, FrameStore, shard_name
-from components.common.frame_store_writer import FRAME_COLUMNS, ROWS_PER_GROUP, VIDEO_COLUMNS, write_manifest
+from components.common.frame_store import FRAMES, OBJECTS, VIDEOS, FrameStore, shard_name
+from components.common.frame_store_writer import (
+    FRAME_COLUMNS,
+    OBJECT_COLUMNS,
+    ROWS_PER_GROUP,
+    VIDEO_COLUMNS,
+    write_manifest,
+)
 
 AGAIN = "extract that part again"
 
@@ -33,14 +39,18 @@ def merge_stores(parts: Sequence[Path], folder: Path) -> dict[str, int]:
     Shards become hard links where the file system allows it, else copies; the parts stay as they are.
 
     Returns:
-        Totals of the store: frames, videos, videos_bad.
+        Totals of the store: frames, videos, videos_bad, and objects where the parts have them.
 
     Raises:
         StageError: a part is no frame store, or one of its files is missing or not as it was written.
     """
     folder.mkdir(parents=True, exist_ok=True)
     manifests = [FrameStore(part).manifest for part in parts]
-    for table, schema in ((FRAMES, FRAME_COLUMNS), (VIDEOS, VIDEO_COLUMNS)):
+    tables, counted = [(FRAMES, FRAME_COLUMNS), (VIDEOS, VIDEO_COLUMNS)], ["frames", "videos", "videos_bad"]
+    if "objects" in manifests[0]:  # one set of parameters made all parts
+        tables.append((OBJECTS, OBJECT_COLUMNS))
+        counted.append("objects")
+    for table, schema in tables:
         _merge_table(table, schema, parts, manifests, folder)
     shards = [
         (part / name, manifest["files"][name])
@@ -50,7 +60,7 @@ def merge_stores(parts: Sequence[Path], folder: Path) -> dict[str, int]:
     names = [shard_name(number) for number in range(len(shards))]
     with ThreadPoolExecutor(usable_cores()) as pool:  # hashing lets go of the interpreter lock
         list(pool.map(_take, shards, [folder / name for name in names]))
-    totals = {name: sum(manifest[name] for manifest in manifests) for name in ("frames", "videos", "videos_bad")}
+    totals = {name: sum(manifest[name] for manifest in manifests) for name in counted}
     write_manifest(folder, totals, {name: facts for name, (_, facts) in zip(names, shards, strict=True)})
     return totals
 

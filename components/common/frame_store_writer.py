@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from components.common import hashing
 from components.common.errors import StageError
-from components.common.frame_store import BAD, FORMAT, FRAMES, MANIFEST, OK, VIDEOS, shard_name
+from components.common.frame_store import BAD, FORMAT, FRAMES, MANIFEST, OBJECTS, OK, VIDEOS, shard_name
 from components.common.jpeg import jpeg_size
 
 BLOCK = tarfile.BLOCKSIZE
@@ -54,15 +54,46 @@ VIDEO_COLUMNS = pa.schema(
         ("reason", pa.string()),
     ]
 )
+OBJECT_COLUMNS = pa.schema(
+    [
+        ("video", pa.int32()),
+        ("frame", pa.int64()),
+        ("track", pa.int32()),
+        ("category", pa.string()),
+        ("x0", pa.float32()),
+        ("y0", pa.float32()),
+        ("x1", pa.float32()),
+        ("y1", pa.float32()),
+        ("shard", pa.int32()),  # of the frame's label map, and where it lies there; empty where there is none
+        ("offset", pa.int64()),
+        ("size", pa.int32()),
+    ]
+)
+
+
+class TrackBox(NamedTuple):
+    """An object in a frame: its track, unique in the video, and its box [x0, x1) x [y0, y1) in pixels of the frame."""
+
+    track: int
+    category: str
+    x0: float
+    y0: float
+    x1: float
+    y1: float
 
 
 class Frame(NamedTuple):
-    """One frame: its JPEG file, seconds since the video's first, its number in the source, a cut just before it."""
+    """One frame: its JPEG file, seconds since the video's first, its number in the source, a cut just before it.
+
+    `objects` by rising track; `labels` is a PNG of the frame's size whose pixels are track + 1, or empty.
+    """
 
     jpeg: bytes
     pts_s: float
     frame: int
     cut: bool = False
+    objects: tuple[TrackBox, ...] = ()
+    labels: bytes = b""
 
 
 @dataclass(frozen=True)
@@ -89,17 +120,22 @@ class FrameStoreWriter:
             store.add(VideoRow(key="a", path="a.mp4"), [Frame(jpeg, 0.0, 0), Frame(jpeg, 0.5, 12)])
 
     The store counts as one only when the block ends well: its manifest is written last. `part` is put into it as it
-    is: what a part of a larger store says of itself.
+    is: what a part of a larger store says of itself. With `objects` there is a table of them, empty or not.
     """
 
     def __init__(
-        self, path: Path, shard_bytes: int = DEFAULT_SHARD_BYTES, part: Mapping[str, object] | None = None
+        self,
+        path: Path,
+        shard_bytes: int = DEFAULT_SHARD_BYTES,
+        part: Mapping[str, object] | None = None,
+        objects: bool = False,
     ) -> None:
         path.mkdir(parents=True, exist_ok=True)
         self.path, self._part = path, part
         self._shards = _ShardWriter(path, shard_bytes)
         self._frames = _Table(path / FRAMES, FRAME_COLUMNS)
         self._videos = _Table(path / VIDEOS, VIDEO_COLUMNS)
+        self._objects = _Table(path / OBJECTS, OBJECT_COLUMNS) if objects else None
         self._keys: set[str] = set()
         self._n_bad = 0
 
@@ -130,10 +166,12 @@ class FrameStoreWriter:
 
     def close(self) -> None:
         """Finish the tables and the last shard, then write the manifest."""
-        self._frames.close()
-        self._videos.close()
-        self._shards.close()
         totals = {"frames": self._frames.n_rows, "videos": self._videos.n_rows, "videos_bad": self._n_bad}
+        if self._objects is not None:
+            totals["objects"] = self._objects.n_rows
+        for table in self._tables:
+            table.close()
+        self._shards.close()
         write_manifest(self.path, totals, self._shards.done, self._part)
 
     def __enter__(self) -> FrameStoreWriter:
@@ -143,15 +181,25 @@ class FrameStoreWriter:
         if kind is None:
             self.close()
         else:
-            self._frames.abandon()
-            self._videos.abandon()
+            for table in self._tables:
+                table.abandon()
             self._shards.abandon()
+
+    @property
+    def _tables(self) -> list[_Table]:
+        return [table for table in (self._frames, self._videos, self._objects) if table is not None]
 
     def _add_frame(self, video: int, key: str, frame: Frame) -> None:
         height, width = jpeg_size(frame.jpeg)
         shard, offset = self._shards.append(f"{key}/{frame.frame:08d}.jpg", frame.jpeg)
         size = len(frame.jpeg)
         self._frames.append((video, frame.frame, frame.pts_s, shard, offset, size, height, width, frame.cut))
+        if self._objects is not None and frame.objects:
+            place: tuple[int | None, ...] = (None, None, None)
+            if frame.labels:  # beside the frame, under its name: WebDataset takes both for one sample
+                place = (*self._shards.append(f"{key}/{frame.frame:08d}.png", frame.labels), len(frame.labels))
+            for box in frame.objects:
+                self._objects.append((video, frame.frame, *box, *place))
 
 
 def write_manifest(
@@ -164,12 +212,12 @@ def write_manifest(
 
     Args:
         path: folder of the store, with both tables finished.
-        totals: frames, videos, videos_bad.
+        totals: frames, videos, videos_bad, and objects where the store has a table of them.
         shards: name -> bytes and sha256 of each shard.
         part: what a part of a larger store says of itself.
     """
     files = dict(shards)
-    for name in (FRAMES, VIDEOS):
+    for name in (FRAMES, VIDEOS, *([OBJECTS] if "objects" in totals else [])):
         files[name] = {"bytes": (path / name).stat().st_size, "sha256": hashing.file_hash(path / name)}
     manifest = {"format": FORMAT, **totals, "shards": len(shards), "files": files}
     if part is not None:

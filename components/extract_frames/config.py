@@ -34,6 +34,13 @@ class ExtractParams(StageParams):
     source_fps: float | None = Field(
         None, gt=0, le=1000, description="frame rate of image folders; null: folders of images are not videos"
     )
+    tracks: str | None = Field(
+        None,
+        description="folder beside the videos with VidOR's JSON of each, <video>.json at any depth; null: no objects",
+    )
+    masks: str | None = Field(
+        None, description="folder with label maps, <video>/<annotated frame>.png, pixels are track + 1; needs `tracks`"
+    )
     workers: int = Field(0, ge=0, le=4096, description="ffmpeg processes at a time; 0: one per core")
     # Kubeflow hands the merge all its parts in one argument, of which Linux takes 128 KiB: up to 1 KiB for each part.
     parts: int = Field(1, ge=1, le=128, description="the video list is cut in so many parts; each begins a shard")
@@ -46,4 +53,6 @@ class ExtractParams(StageParams):
             raise ValueError(f"mode '{self.mode}' needs a value for '{self.mode}'")
         if self.mode == "keyframes" and self.cuts is not None:
             raise ValueError("cuts between keyframes cannot be seen, as nothing there is decoded: set 'cuts' to null")
+        if self.masks is not None and self.tracks is None:
+            raise ValueError("label maps need the categories of their tracks: set 'tracks' too")
         return self

@@ -11,6 +11,7 @@ from components.common.context import Context
 from components.common.cores import usable_cores
 from components.common.errors import StageError
 from components.common.frame_store_writer import BAD, VideoRow, content_hash
+from components.extract_frames.annotations import Tracks, find_tracks, told
 from components.extract_frames.config import ExtractParams
 from components.extract_frames.find import Source, find_sources
 from components.extract_frames.finished import Finished, assemble, check_share
@@ -25,16 +26,20 @@ def extract(ctx: Context) -> None:
     params = ctx.params
     assert isinstance(params, ExtractParams)
     number = parse_part(ctx.options["part"], params) if "part" in ctx.options else None
-    parts = cut(_sources(ctx, params), params.parts)
+    sources = _sources(ctx, params)
+    tracks = _tracks(ctx, params, sources)
+    parts = cut(sources, params.parts)
     if number is not None:
         parts = [parts[number - 1]]
-    finished = Finished(ctx.cache)
+    finished = Finished(ctx.cache, tracks)
     n_videos = sum(map(len, parts))
     bad = finish(ctx, [source for part in parts for source in part], finished, params)
     if number is None:  # a part cannot know the share of the whole: the merge judges it
         check_share(bad.values(), len(bad), n_videos, params.max_bad_share)
     for row in bad.values():
         ctx.warn(f"skipped {row.path}: {row.reason}")
+    if tracks is not None:
+        _tell_of_objects(ctx, finished, [s for part in parts for s in part if s.key not in bad])
     said = None if number is None else _said(ctx, number, params)
     frames = assemble(parts, bad, finished, ctx.outputs["frames"], params.shard_mb * MEGABYTE, said)
     ctx.contents["frames"] = content_hash(ctx.outputs["frames"])
@@ -46,11 +51,35 @@ def _sources(ctx: Context, params: ExtractParams) -> list[Source]:
     folder = ctx.inputs["videos"]
     if folder is None:
         raise StageError("the input 'videos' is missing", do="name the folder with --videos")
-    sources = find_sources(folder, image_folders=params.source_fps is not None)
+    beside = [name for name in (params.tracks, params.masks) if name is not None]
+    sources = find_sources(folder, params.source_fps is not None, beside)
     if not sources:
         do = "put video files there; folders of images need 'source_fps'"
         raise StageError("no video file in this folder", where=folder, do=do)
     return sources
+
+
+def _tracks(ctx: Context, params: ExtractParams, sources: list[Source]) -> Tracks | None:
+    folder = ctx.inputs["videos"]
+    if params.tracks is None or folder is None:
+        return None
+    tracks = find_tracks(folder, params.tracks, params.masks, [source.key for source in sources])
+    if tracks.strays:
+        ctx.warn(told(tracks.strays))
+    return tracks
+
+
+def _tell_of_objects(ctx: Context, finished: Finished, sources: list[Source]) -> None:
+    """Warn of what was told and could not be used; an earlier run may have met it, so the files are asked."""
+    n_boxes, n_outside, videos = 0, 0, 0
+    for source in sources:
+        found = finished.objects(source)
+        n_boxes, n_outside, videos = n_boxes + len(found.at), n_outside + found.n_outside, videos + bool(len(found.at))
+        if found.trouble:
+            ctx.warn(f"no objects for {source.name}: {found.trouble}")
+    if n_outside:
+        ctx.warn(f"{n_outside} boxes were left out: outside the picture, or a second one of their track")
+    ctx.log(f"{n_boxes} boxes of objects in {videos} videos")
 
 
 def _said(ctx: Context, number: int, params: ExtractParams) -> dict[str, object]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,13 +43,15 @@ class Source:
         return hashing.tree_hash(self.path) if self.pattern else hashing.file_hash(self.path)
 
 
-def find_sources(folder: Path, image_folders: bool = False) -> list[Source]:
+def find_sources(folder: Path, image_folders: bool = False, skip: Collection[str] = ()) -> list[Source]:
     """All videos below `folder`, sorted by path; with `image_folders`, each folder that holds images is one too.
+
+    What lies below the folders `skip` (paths below `folder`) is no video: tracks and label maps of the videos.
 
     Links are followed, but no folder is entered twice. Hidden files and files that are not videos are passed over;
     a file with a video's extension is always a source, so that a broken one is reported and not overlooked.
     """
-    found = list(_walk(folder, "", set(), image_folders))
+    found = list(_walk(folder, "", set(), image_folders, skip))
     keys = _keys([name if pattern is None else f"{name}/" for _, name, pattern, _ in found])
     return [
         Source(path, name, key, pattern, size) for (path, name, pattern, size), key in zip(found, keys, strict=True)
@@ -57,7 +59,7 @@ def find_sources(folder: Path, image_folders: bool = False) -> list[Source]:
 
 
 def _walk(
-    folder: Path, prefix: str, seen: set[tuple[int, int]], images: bool
+    folder: Path, prefix: str, seen: set[tuple[int, int]], images: bool, skip: Collection[str]
 ) -> Iterator[tuple[Path, str, str | None, int]]:
     """(path, name below the corpus, image pattern, size) in sorted order."""
     identity = folder.stat()
@@ -70,7 +72,8 @@ def _walk(
     for entry in entries:
         name = prefix + os.fsencode(entry.name).decode("utf-8", "backslashreplace")
         if entry.is_dir():
-            yield from _walk(Path(entry.path), f"{name}/", seen, images)
+            if name not in skip:
+                yield from _walk(Path(entry.path), f"{name}/", seen, images, skip)
         elif _is_video(entry):
             yield Path(entry.path), name, None, _size(entry)
 

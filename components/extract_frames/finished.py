@@ -13,22 +13,27 @@ import numpy as np
 
 from components.common.errors import StageError
 from components.common.frame_store_writer import Frame, FrameStoreWriter, VideoRow
+from components.common.jpeg import jpeg_size
 from components.common.outputs import atomic_file
+from components.extract_frames import objects
+from components.extract_frames.annotations import Tracks
 from components.extract_frames.find import Source
 from components.extract_frames.video import BadVideoError, Decoder, Extracted, bad_row
 
 SHOWN = 10  # bad videos named in the error
 COLUMNS = ("offset", "size", "pts_s", "frame", "cut")
+OBJECTS = ".objects"  # suffix of the file with a video's objects
 
 
 class Finished:
-    """A pair of files per finished video; the table is renamed in last and thereby says that the video is whole.
+    """A pair of files per finished video, and one with its objects where `tracks` tells of them; the table is renamed
+    in last and thereby says that the video is whole.
 
     Until the stage is done, they and the frame store lie side by side: the disk must hold the frames twice.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder / "finished"
+    def __init__(self, folder: Path, tracks: Tracks | None = None) -> None:
+        self.folder, self.tracks = folder / "finished", tracks
         self.folder.mkdir(parents=True, exist_ok=True)
 
     def has(self, source: Source) -> bool:
@@ -42,6 +47,10 @@ class Finished:
                 extracted = decoder.extract(source, jpegs)
         except BadVideoError as bad:
             return bad_row(source, str(bad))
+        if (
+            self.tracks is not None
+        ):  # here, beside ffmpeg's work: reading a long video's boxes takes a tenth of a second
+            objects.save(self._file(source, OBJECTS), objects.objects_of(extracted, self.tracks))
         self._write_table(source, extracted)
         return extracted.video
 
@@ -57,7 +66,24 @@ class Finished:
 
         table = pq.read_table(self._file(source, ".parquet"))
         row = VideoRow(**json.loads(table.schema.metadata[b"video"]))
-        return row, self._frames(source, {name: table[name].to_numpy() for name in COLUMNS})
+        columns = {name: table[name].to_numpy() for name in COLUMNS}
+        frames = self._frames(source, columns)
+        return row, frames if self.tracks is None else self._with_objects(source, frames, len(table))
+
+    def objects(self, source: Source) -> objects.VideoObjects:
+        """The objects of a finished video."""
+        return objects.load(self._file(source, OBJECTS))
+
+    def _with_objects(self, source: Source, frames: Iterator[Frame], n_frames: int) -> Iterator[Frame]:
+        assert self.tracks is not None
+        told = objects.per_frame(self.objects(source), self.tracks.label_maps(source.key), n_frames)
+        for frame, (own, label_map) in zip(frames, told, strict=True):
+            size = jpeg_size(frame.jpeg)
+            if label_map is None:
+                yield frame._replace(objects=objects.in_pixels(own, *size))
+            else:
+                boxes, labels = objects.with_labels(own, label_map, *size)
+                yield frame._replace(objects=boxes, labels=labels)
 
     def _frames(self, source: Source, columns: dict[str, np.ndarray]) -> Iterator[Frame]:
         with self._file(source, ".mjpeg").open("rb") as jpegs:
@@ -96,7 +122,7 @@ def assemble(
         part: what the manifest shall say of this store if it is one part of a corpus.
     """
     total = 0
-    with FrameStoreWriter(folder, shard_bytes, part=part) as store:
+    with FrameStoreWriter(folder, shard_bytes, part=part, objects=finished.tracks is not None) as store:
         for sources in parts:
             store.new_shard()
             for source in sources:
