@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -22,6 +23,7 @@ from small import (
 from torch import Tensor, nn
 
 from components.common.errors import StageError
+from components.common.vit import build_vit
 from components.pretrain.blocks.masked_distillation import Hidden
 from components.pretrain.methods.ibot import IBOT
 from components.pretrain.plan import BlockMasks
@@ -187,6 +189,19 @@ def test_semi_shared_teacher_follows_the_class_prototypes() -> None:
         method.after_step(now(step, momentum=0.9))
     twin = method.teacher["head"].last_layer.direction
     torch.testing.assert_close(twin, method.student["head"].last_layer.direction)
+
+
+def test_compat_starts_the_semi_shared_teacher_from_the_patch_prototypes() -> None:
+    for compat in (False, True):
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            args: Any = IBOT.Args(out_dim=20, hidden_dim=16, bottleneck_dim=8, compat=compat, **SETTINGS | SEMI)
+            network = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 1, "num_heads": 3}
+            method: Any = IBOT(args.model_copy(update={"global_size_px": 32, "local_size_px": 16}),
+                               partial(build_vit, "vit_tiny_patch16_224", network), 3)  # fmt: skip
+        start = method.student["patch_last_layer" if compat else "head"]
+        expected = start if compat else start.last_layer
+        assert torch.equal(method.teacher["head"].last_layer.direction, expected.direction)
 
 
 def test_patch_temperature_waits_for_the_prediction() -> None:

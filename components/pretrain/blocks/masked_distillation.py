@@ -44,6 +44,7 @@ class MaskedArgs(DistillationArgs, CropArgs):
     patch_out_dim: int | None = Field(None, gt=1, description="prototypes of patches; out_dim unless set")
     shared_head: bool = Field(True, description="student: patches use the class token's prototypes")
     shared_head_teacher: bool = Field(True, description="the same for the teacher; true, with the other false, is semi")
+    compat: bool = Field(False, description="semi-shared: the teacher's prototypes start as the student's for patches")
     teacher_temp: float = Field(0.07, gt=0, description="after the warm-up")
     warmup_teacher_temp_epochs: int = Field(30, ge=0)
     patch_temp: float = Field(0.07, gt=0, description="teacher temperature for patches, after the warm-up")
@@ -133,6 +134,9 @@ class MaskedDistillation(Method):
             heads.append(PATCH_LAYER)
         self.student["mask_token"] = MaskToken(backbone.num_features)
         self.teacher = make_teacher(self.student, build_encoder(), tuple(heads))
+        if args.compat and args.shared_head_teacher and not args.shared_head:
+            prototypes: Any = self.teacher["head"]
+            prototypes.last_layer.load_state_dict(self.student[PATCH_LAYER].state_dict())
         self.centre = Centre(args.out_dim, args.centre_momentum)
         self.patch_centre = Centre(args.patch_out_dim or args.out_dim, args.patch_centre_momentum)
 

@@ -13,7 +13,8 @@ teacher's prototypes follow the student's for the class token. The layers before
 
 Each large view hides nothing with probability 1/2, else 10 to 50 % of its patches in blocks. Where text and released
 code differ: the ratio is drawn once a view (code) or once an image (paper: `mask_per_image`), and a view that hides
-nothing counts as 0 in L_mim's mean (code; the paper divides by zero there). `compat` reproduces a slip of the code.
+nothing counts as 0 in L_mim's mean (code; the paper divides by zero there). `compat`: with semi-shared heads, the
+released teacher starts with the student's prototypes for patches, then follows those for the class token.
 """
 
 from __future__ import annotations
