@@ -38,6 +38,8 @@ def write_model_folder(
     model_args: Mapping[str, Any],
     longtake: Mapping[str, Any],
     figures: Mapping[str, float] | None = None,
+    mean: tuple[float, ...] = IMAGENET_MEAN,
+    std: tuple[float, ...] = IMAGENET_STD,
 ) -> None:
     """Write `encoder.safetensors`, `config.json`, `load.py` and `README.md` into `folder`.
 
@@ -47,11 +49,12 @@ def write_model_folder(
         architecture, model_args: what `build_vit` was given.
         longtake: facts of the run (`method`, `run`, hashes); JSON values, no times and no paths.
         figures: final training figures for the card.
+        mean, std: what images are normalised with, RGB in 0..1.
     """
     weights = {name: value.detach().cpu().contiguous().clone() for name, value in model.state_dict().items()}
     with atomic_file(folder / WEIGHTS) as partial:
         save_file(weights, partial, metadata={"format": "pt"})
-    config = model_config(model, architecture, model_args, longtake)
+    config = model_config(model, architecture, model_args, longtake, mean, std)
     write_text(folder / CONFIG, json.dumps(config, indent=2, sort_keys=True) + "\n")
     write_text(folder / SNIPPET, LOAD_LINES)
     write_text(folder / CARD, model_card(config, sum(w.numel() for w in weights.values()), figures or {}))
@@ -88,7 +91,12 @@ def read_weights(file: Path) -> dict[str, Tensor]:
 
 
 def model_config(
-    model: TimmModel, architecture: str, model_args: Mapping[str, Any], longtake: Mapping[str, Any]
+    model: TimmModel,
+    architecture: str,
+    model_args: Mapping[str, Any],
+    longtake: Mapping[str, Any],
+    mean: tuple[float, ...] = IMAGENET_MEAN,
+    std: tuple[float, ...] = IMAGENET_STD,
 ) -> dict[str, Any]:
     """config.json: how timm rebuilds the encoder, how images are prepared, and which run made it."""
     height, width = model.patch_embed.img_size
@@ -97,8 +105,8 @@ def model_config(
         "model_args": exported_args(model_args),
         "num_features": model.num_features,
         "pretrained_cfg": {
-            "mean": IMAGENET_MEAN,
-            "std": IMAGENET_STD,
+            "mean": mean,
+            "std": std,
             "input_size": [3, height, width],
             "interpolation": "bicubic",
         },
@@ -111,6 +119,9 @@ def model_card(config: Mapping[str, Any], n_weights: int, figures: Mapping[str, 
     made, look = config["longtake"], config["pretrained_cfg"]
     patch = config["model_args"].get("patch_size")
     rows = [f"| {name} | {value:.4g} |" for name, value in sorted(figures.items())]
+    origin = f"learnt from unlabelled video by Longtake with the method `{made.get('method', '?')}`"
+    if "source" in made:
+        origin = f"imported from `{made['source']}`, a file in the layout of {made['layout']} ({made['role']})"
     table = ["", "## Training figures", "", "| figure | last value |", "|---|---|", *rows] if rows else []
     facts = [f"- {name}: `{value}`" for name, value in sorted(made.items())]
     lines = [
@@ -120,7 +131,7 @@ def model_card(config: Mapping[str, Any], n_weights: int, figures: Mapping[str, 
         "---",
         f"# {made.get('run', 'encoder')}",
         "",
-        f"An image encoder learnt from unlabelled video by Longtake with the method `{made.get('method', '?')}`: "
+        f"An image encoder {origin}: "
         f"timm `{config['architecture']}`, {n_weights / 1e6:.2f} M weights, features of width "
         f"{config['num_features']}" + (f", {patch}-pixel patches." if patch else "."),
         "",

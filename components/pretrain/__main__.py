@@ -1,8 +1,12 @@
-"""Train an encoder with one method. Torch is imported by `run` and by the methods' parameters, not by `--help`."""
+"""Train an encoder with one method; `import` takes one from a published file instead.
+
+Torch is imported by `run` and by the methods' parameters, not by `--help`.
+"""
 
 from __future__ import annotations
 
 import os
+import sys
 
 from components.common.config import Section
 from components.common.context import Context
@@ -17,7 +21,7 @@ def params_model(key: str | None, section: Section) -> type[StageParams]:
 
 STAGE = Stage(
     name="pretrain",
-    help="Train an image encoder on the frames of a corpus with one self-supervised method.",
+    help="Train an image encoder on the frames of a corpus with one self-supervised method. Also: import.",
     keys=("method",),
     inputs={
         "frames": Port("frame store of the corpus", ranged=True),
@@ -41,7 +45,11 @@ def run(ctx: Context) -> None:
 
 
 def start() -> int:
-    """The stage in the first process; in torchrun's others only the training loop."""
+    """The stage in the first process, in torchrun's others only the training loop; or the command `import`."""
+    if sys.argv[1:2] == ["import"]:
+        from components.pretrain.importing import command
+
+        return command.main(sys.argv[2:])
     if os.environ.get("RANK", "0") == "0":
         return main(STAGE, run)
     from components.pretrain.run import follow
