@@ -35,7 +35,7 @@ def small_method(name: str, epochs: float = 3, network: dict[str, Any] | None = 
 
 
 def small_batch(method: Any, size: int = 4, seed: int = 0) -> dict[str, Tensor]:
-    """What the loader delivers for the method's plan, at random: views, their boxes, and masks on every other view."""
+    """What the loader delivers for the plan, at random: views, their boxes, masks on every other view, objects."""
     generator = torch.Generator().manual_seed(seed)
     plan = type(method).views(method.args, method.student["backbone"].patch_embed.patch_size[0])
     batch: dict[str, Tensor] = {}
@@ -51,6 +51,10 @@ def small_batch(method: Any, size: int = 4, seed: int = 0) -> dict[str, Tensor]:
             masks = torch.rand(*lead, plan.grid(crop), plan.grid(crop), generator=generator) < 0.4
             masks[:, 1::2] = False
             batch[f"{crop.name}_mask"] = masks
+        if plan.objects is not None:
+            objects = torch.rand(*lead, plan.grid(crop), plan.grid(crop), generator=generator) < 0.4
+            objects[0, 1:2], objects[-1] = False, False  # a view that lacks the object, a sample that has none
+            batch[f"{crop.name}_object"] = objects
     return batch
 
 

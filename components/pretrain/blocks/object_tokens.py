@@ -8,15 +8,20 @@ in which the object token takes the class token's place, is `token=None`.
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from components.common.outputs import write_text
 from components.common.vit import INIT_STD
 from components.pretrain.blocks.masked_vit import masked_embeddings
 
 Readers = Literal["all", "own", "none"]
+FILE, HOW_TO = "object_token.safetensors", "object_token.json"
 
 
 class ObjectToken(nn.Module):
@@ -104,3 +109,23 @@ def attention_mask(objects: Tensor, own: int, first_patch: int, readers: Readers
     if readers == "own":
         allowed[:, first_patch:, own] = objects
     return allowed[:, None]
+
+
+def save_token(folder: Path, token: ObjectToken, readers: Readers) -> list[Path]:
+    """Write the object token beside its encoder, and how to use it as JSON; returns both files."""
+    how_to = {
+        "readers": readers,
+        "sequence": ["class token", "registers", "object token: value + position", "patches"],
+        "rule": "in every block the object token attends to all tokens but the patches outside the object",
+    }
+    save_file({name: value.detach().cpu().contiguous() for name, value in token.state_dict().items()}, folder / FILE)
+    write_text(folder / HOW_TO, json.dumps(how_to, indent=2) + "\n")
+    return [folder / FILE, folder / HOW_TO]
+
+
+def load_token(folder: Path) -> tuple[ObjectToken, Readers]:
+    """The object token of a model folder, and which tokens may read it."""
+    tensors, how_to = load_file(folder / FILE), json.loads((folder / HOW_TO).read_text(encoding="utf-8"))
+    token = ObjectToken(tensors["value"].shape[-1])
+    token.load_state_dict(tensors)
+    return token, how_to["readers"]
