@@ -43,5 +43,6 @@ class Centre(nn.Module):
             return
         # sums and counts travel together: the mean over all rows, even if one process saw fewer
         sums = parallel.mean(torch.cat([self._sum, self._sum.new_tensor([float(self._count)])]))
-        self.value.lerp_(sums[:-1] / sums[-1], 1.0 - self.momentum)
+        mean = torch.where(sums[-1:] > 0, sums[:-1] / sums[-1:], self.value)  # no rows at all: it stays
+        self.value.lerp_(mean, 1.0 - self.momentum)
         self._sum, self._count = None, 0

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from components.common.errors import StageError
 from components.common.vit import IMAGENET_MEAN, IMAGENET_STD
 
 SHOWN = 6  # masked patches in a picture
@@ -29,10 +30,16 @@ class PatchMatching(nn.Module):
         dim: width D of the encoder.
         heads: attention heads of both attentions (16 for every width, so of 24 dimensions for ViT-S).
         gain: weight of what the other frame says against the patch's own token (`attn_mul`).
+
+    Raises:
+        StageError: the heads do not divide the width.
     """
 
     def __init__(self, dim: int, *, heads: int = 16, gain: float = 4.0) -> None:
         super().__init__()
+        if dim % heads:
+            what = f"{heads} heads of patch matching do not divide the encoder's width {dim}"
+            raise StageError(what, where="pretrain.args", do="change matching_heads")
         self.gain = gain
         self.cross = nn.MultiheadAttention(dim, heads, batch_first=True)
         self.itself = nn.MultiheadAttention(dim, heads, batch_first=True)

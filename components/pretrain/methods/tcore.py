@@ -250,7 +250,7 @@ def patch_weights(hidden: Tensor) -> Tensor:
 
     Crops without a mask count as zero loss, as released.
     """
-    counts = hidden.sum(dim=-1, keepdim=True).clamp_min(1)
+    counts = hidden.sum(dim=-1, keepdim=True, dtype=torch.float64).clamp_min(1)
     return (1 / (counts * hidden[..., 0].numel())).expand(hidden.shape)[hidden]
 
 
