@@ -6,6 +6,7 @@ instead: opening reads a few hundred bytes, and the pages that are touched are s
 
     frames/<column>.npy    one row a frame, in the frame store's order (video, time)
     draws/<name>.npy       int64 (N, k): rows of `frames` that may be drawn together
+    objects/<column>.npy   objects in the frames, where the corpus tells of them (see object_index.py)
     index.json             version, counts, parameters of each draw, videos left out
 """
 
@@ -19,9 +20,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from components.common.columns import open_column, save_array
 from components.common.errors import StageError
 from components.common.incoming import local_path
-from components.common.outputs import atomic_file, write_text
+from components.common.object_index import ObjectIndex, write_objects
+from components.common.outputs import write_text
 
 FORMAT = 1
 INDEX_FILE = "index.json"
@@ -57,12 +60,19 @@ class ClipIndex:
     """Reader of an index folder. Cheap to open, safe to fork and to pickle (a copy maps the files anew).
 
     Columns are mapped, so an index at an `s3://` address is fetched whole, once a machine.
+
+    Attributes:
+        meta: what `index.json` says.
+        columns: the frame columns.
+        objects: the objects in the frames; None where the corpus tells of none.
     """
 
     def __init__(self, path: Path | str) -> None:
         self.path = local_path(path)
         self.meta = _read_meta(self.path)
         self.columns = Columns(self.path / "frames", int(self.meta["frames"]))
+        objects = self.meta.get("objects")
+        self.objects = None if objects is None else ObjectIndex(self.path, objects, len(self))
         self._draws: dict[str, np.memmap] = {}
 
     @classmethod
@@ -89,7 +99,7 @@ class ClipIndex:
         if name not in self._draws:
             entry = self.meta["draws"][name]
             file = self.path / "draws" / f"{name}.npy"
-            self._draws[name] = _open_column(file, DRAW_DTYPE, (int(entry["rows"]), int(entry["k"])))
+            self._draws[name] = open_column(file, DRAW_DTYPE, (int(entry["rows"]), int(entry["k"])))
         return self._draws[name]
 
     def rows(self, rows: npt.ArrayLike) -> list[FrameRow]:
@@ -111,7 +121,7 @@ class Columns(Mapping[str, np.memmap]):
 
     def __getitem__(self, name: str) -> np.memmap:
         if name not in self._open:
-            self._open[name] = _open_column(self.folder / f"{name}.npy", COLUMNS[name], (self.n_frames,))
+            self._open[name] = open_column(self.folder / f"{name}.npy", COLUMNS[name], (self.n_frames,))
         return self._open[name]
 
     def __iter__(self) -> Any:
@@ -127,6 +137,7 @@ def write_index(
     draws: Mapping[str, npt.ArrayLike],
     draw_params: Mapping[str, Mapping[str, Any]] | None = None,
     extra: Mapping[str, Any] | None = None,
+    objects: tuple[Mapping[str, npt.ArrayLike], list[str]] | None = None,
 ) -> None:
     """Write an index folder; `index.json` comes last, so a folder without it is no index.
 
@@ -136,6 +147,7 @@ def write_index(
         draws: per name an integer array (N, k) of frame rows.
         draw_params: what made each draw, kept in `index.json` (offsets in seconds).
         extra: further entries of `index.json`.
+        objects: columns of `object_index.DTYPES`, and the categories' names.
     """
     arrays = {name: np.ascontiguousarray(columns[name], dtype=dtype) for name, dtype in COLUMNS.items()}
     n_frames = len(arrays["video"])
@@ -152,13 +164,9 @@ def write_index(
         save_array(path / "draws" / f"{name}.npy", rows)
         entries[name] = {"rows": rows.shape[0], "k": rows.shape[1], **(draw_params or {}).get(name, {})}
     meta = {"format": FORMAT, "frames": n_frames, "draws": entries, **(extra or {})}
+    if objects is not None:
+        meta["objects"] = write_objects(path, *objects, n_frames)
     write_text(path / INDEX_FILE, json.dumps(meta, indent=1, sort_keys=True) + "\n")
-
-
-def save_array(file: Path, array: np.ndarray) -> None:
-    """Write one `.npy` file whole or not at all, without pickle."""
-    with atomic_file(file) as partial, partial.open("wb") as stream:
-        np.save(stream, array, allow_pickle=False)
 
 
 def _read_meta(path: Path) -> dict[str, Any]:
@@ -174,18 +182,3 @@ def _read_meta(path: Path) -> dict[str, Any]:
         what = f"the index has format {found}, this version reads {FORMAT}"
         raise StageError(what, where=path, do="run the stage 'index' again")
     return meta
-
-
-def _open_column(file: Path, dtype: str, shape: tuple[int, ...]) -> np.memmap:
-    """Map a column and check it against what `index.json` promises; a short file is told here, not by a bus error."""
-    try:
-        array = np.load(file, mmap_mode="r", allow_pickle=False)
-    except FileNotFoundError:
-        raise StageError("a column of the index is missing", where=file, do="run the stage 'index' again") from None
-    except (ValueError, EOFError, SyntaxError) as error:
-        what = f"a column of the index is damaged, {' '.join(str(error).split())}"
-        raise StageError(what, where=file, do="run the stage 'index' again") from None
-    if array.dtype != np.dtype(dtype) or array.shape != shape:
-        what = f"a column of the index is {array.dtype} {array.shape}, index.json says {np.dtype(dtype)} {shape}"
-        raise StageError(what, where=file, do="run the stage 'index' again")
-    return array

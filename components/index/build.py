@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from components.common.clip_index import EXCLUDED, TRAIN, VAL, save_array, write_index
+from components.common.clip_index import EXCLUDED, TRAIN, VAL, write_index
+from components.common.columns import save_array
 from components.common.context import Context
 from components.common.errors import StageError
 from components.common.frame_store import FrameStore
 from components.common.outputs import write_text
-from components.index.config import IndexParams
+from components.index.config import IndexParams, shared_draws
 from components.index.contact_sheet import write_contact_sheet
 from components.index.draws import build_draw
 from components.index.frame_prints import frame_prints
@@ -51,7 +52,8 @@ def build_index(params: IndexParams, ctx: Context) -> dict[str, Any]:
     save_array(out / "fingerprints.npy", prints)
     _write(table, split, draws, out, params, store.fingerprint)
     _write_leakage(ctx.outputs["leakage"], leaks, benchmarks is not None, _names(table, split), params)
-    write_contact_sheet(out / "contact_sheet.jpg", table, store, draws, params.contact_sheet, params.seed)
+    sheet, shared = out / "contact_sheet.jpg", shared_draws(params)
+    write_contact_sheet(sheet, table, store, draws, params.contact_sheet, params.seed, shared)
     stats = statistics(table, split, prints, draws, params.fingerprint)
     write_text(out / "stats.json", _json(stats))
     ctx.tracker.artifact(out / "contact_sheet.jpg")
@@ -101,7 +103,9 @@ def _write(
         # how many threads decoded changes nothing in the result
         "params": params.model_dump(mode="json", exclude={"fingerprint": {"workers"}}),
     }
-    write_index(out, columns, draws, {name: draw.model_dump(mode="json") for name, draw in params.draws.items()}, extra)
+    made_by = {name: draw.model_dump(mode="json", exclude_none=True) for name, draw in params.draws.items()}
+    objects = None if table.objects is None else (table.objects.columns, table.objects.categories)
+    write_index(out, columns, draws, made_by, extra, objects)
 
 
 def _names(table: FrameTable, split: np.ndarray) -> list[str]:

@@ -10,7 +10,15 @@ from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 from components.common.config import Params, StageParams
 
 
-class OffsetsDraw(Params):
+class SharingDraw(Params):
+    """A draw of which only rows may be kept in whose every frame there is one and the same object."""
+
+    shared: Literal["track", "category"] | None = Field(
+        None, description="keep rows in which one track, or objects of one category, are in every frame; null: all rows"
+    )
+
+
+class OffsetsDraw(SharingDraw):
     """Frames at fixed times around an anchor: `[0, 0.5]` is a pair half a second apart."""
 
     offsets_s: tuple[float, ...] = Field(min_length=1, description="seconds from the anchor, rising; one of them 0")
@@ -43,7 +51,7 @@ class ClipDraw(Params):
         return tuple(step * self.gap_s for step in range(self.n_frames))
 
 
-class RangesDraw(Params):
+class RangesDraw(SharingDraw):
     """An anchor and one frame drawn from each range of times around it: a past and a future frame, say."""
 
     ranges_s: tuple[tuple[float, float], ...] = Field(min_length=1, description="[from, to] seconds from the anchor")
@@ -136,3 +144,12 @@ class IndexParams(StageParams):
                 what = f"draw '{name}' has frames {min(steps):g} s apart, not above twice tolerance_s"
                 raise ValueError(f"{what} = {self.tolerance_s:g}: one frame could stand for both")
         return self
+
+
+def shared_draws(params: IndexParams) -> dict[str, Literal["track", "category"]]:
+    """Draws whose frames share an object, and by what."""
+    return {
+        name: draw.shared
+        for name, draw in params.draws.items()
+        if isinstance(draw, SharingDraw) and draw.shared is not None
+    }

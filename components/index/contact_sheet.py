@@ -3,36 +3,56 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from components.common.frame_store import FrameStore
 from components.index.config import SheetParams
+from components.index.objects import ObjectTable, Shared
 from components.index.table import FrameTable
 
 INK, PAPER, GREY = (235, 235, 235), (24, 24, 27), (150, 150, 155)
 GAP_PX, TEXT_PX, ASPECT = 6, 12, 4 / 3
-Cell = tuple[int, str]  # a frame and what is written under it
+COLOURS = ((255, 92, 92), (92, 200, 255), (255, 208, 80), (120, 230, 120), (220, 130, 255), (255, 160, 90))
+
+
+class Cell(NamedTuple):
+    """A frame, what is written under it, and boxes to draw on it: x0, y0, x1, y1 in its pixels, colour."""
+
+    frame: int
+    text: str
+    boxes: tuple[tuple[list[float], tuple[int, int, int]], ...] = ()
 
 
 def write_contact_sheet(
-    file: Path, table: FrameTable, store: FrameStore, draws: dict[str, np.ndarray], params: SheetParams, seed: int
+    file: Path,
+    table: FrameTable,
+    store: FrameStore,
+    draws: dict[str, np.ndarray],
+    params: SheetParams,
+    seed: int,
+    shared: Mapping[str, Shared] | None = None,
 ) -> None:
     """Write the sheet as a JPEG; same index and seed, same bytes.
 
     Args:
         draws: int64 (N, k) by name; those of one frame are covered by the single frames.
+        shared: draws whose frames share an object, which is drawn on them, and by what they share it.
     """
+    shared = shared or {}
     generator = np.random.default_rng(seed)
     sections = [(f"{len(table)} frames", [[cell] for cell in _frames(table, params.frames, generator)])]
     for name, rows in sorted(draws.items()):  # Kubeflow hands parameters over in another order than the file has
-        if rows.shape[1] > 1:
+        if rows.shape[1] > 1 or name in shared:
             ends = np.arange(params.draws + 1) * len(rows) // params.draws  # one row of each part: many videos are seen
             chosen = [int(generator.integers(low, high)) for low, high in pairwise(ends.tolist()) if high > low]
-            sections.append((f"{name}: {len(rows)} rows", [_row(table, rows[number]) for number in chosen]))
+            cells = [_row(table, rows[number], shared.get(name)) for number in chosen]
+            sections.append((f"{name}: {len(rows)} rows", cells))
     _Sheet(store, table, params).render(sections).save(file, "JPEG", quality=params.quality)
 
 
@@ -42,13 +62,29 @@ def _frames(table: FrameTable, n: int, generator: np.random.Generator) -> list[C
     end = np.append(start[1:], len(table))
     videos = np.arange(n) * len(start) // max(n, 1)
     frames = np.sort(generator.integers(start[videos], end[videos]))
-    return [(frame, _label(table, frame)) for frame in frames.tolist()]
+    return [Cell(frame, _label(table, frame)) for frame in frames.tolist()]
 
 
-def _row(table: FrameTable, frames: np.ndarray) -> list[Cell]:
+def _row(table: FrameTable, frames: np.ndarray, by: Shared | None) -> list[Cell]:
     pts_s = table.columns["pts_s"][frames]
-    later = [f"{after - before:+.3f} s" for before, after in pairwise(pts_s)]
-    return [(int(frames[0]), _label(table, int(frames[0]))), *zip(frames[1:].tolist(), later, strict=True)]
+    texts = [_label(table, int(frames[0])), *(f"{after - before:+.3f} s" for before, after in pairwise(pts_s))]
+    boxes = [()] * len(frames) if by is None or table.objects is None else _boxes(table.objects, frames, by)
+    return [Cell(*cell) for cell in zip(frames.tolist(), texts, boxes, strict=True)]
+
+
+def _boxes(objects: ObjectTable, frames: np.ndarray, by: Shared) -> list[tuple[tuple[list[float], Any], ...]]:
+    """Per frame the boxes of the tracks (or categories) that all frames have, each in a colour of its own."""
+    names = objects.track if by == "track" else objects.category
+    own = [slice(*objects.start[[frame, frame + 1]].tolist()) for frame in frames.tolist()]
+    common = set.intersection(*(set(names[part].tolist()) for part in own))
+    return [
+        tuple(
+            (box, COLOURS[name % len(COLOURS)])
+            for name, box in zip(names[part].tolist(), objects.box[part].tolist(), strict=True)
+            if name in common
+        )
+        for part in own
+    ]
 
 
 def _label(table: FrameTable, frame: int) -> str:
@@ -87,10 +123,10 @@ class _Sheet:
         draw.text((0, TEXT_PX // 2), name, INK, self.font)
         for number, group in enumerate(groups):
             top = head + number // per_line * line
-            for place, (frame, text) in enumerate(group):
+            for place, cell in enumerate(group):
                 left = (number % per_line * len(group) + place) * (self.width + GAP_PX)
-                block.paste(self._tile(frame), (left, top))
-                draw.text((left, top + self.height + 2), self._fitted(text), GREY, self.font)
+                block.paste(self._tile(cell), (left, top))
+                draw.text((left, top + self.height + 2), self._fitted(cell.text), GREY, self.font)
         return block
 
     def _fitted(self, text: str) -> str:
@@ -101,12 +137,16 @@ class _Sheet:
             text = text[:-1]
         return text + "..."
 
-    def _tile(self, frame: int) -> Image.Image:
-        """The frame, whole, centred in its cell."""
-        shard, offset, size = (int(self.table.columns[name][frame]) for name in ("shard", "offset", "size"))
+    def _tile(self, cell: Cell) -> Image.Image:
+        """The frame, whole, centred in its cell, with the boxes of its objects."""
+        shard, offset, size = (int(self.table.columns[name][cell.frame]) for name in ("shard", "offset", "size"))
         with Image.open(io.BytesIO(self.store.read(shard, offset, size))) as picture:
             small = picture.convert("RGB")
+        width = small.width
         small.thumbnail((self.width, self.height), Image.Resampling.LANCZOS)
+        for box, colour in cell.boxes:
+            x0, y0, x1, y1 = (round(side * small.width / width) for side in box)
+            ImageDraw.Draw(small).rectangle((x0, y0, max(x0, x1 - 1), max(y0, y1 - 1)), outline=colour)
         tile = Image.new("RGB", (self.width, self.height), PAPER)
         tile.paste(small, ((self.width - small.width) // 2, (self.height - small.height) // 2))
         return tile

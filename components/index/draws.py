@@ -11,7 +11,8 @@ import hashlib
 import numpy as np
 
 from components.common.errors import StageError
-from components.index.config import ClipDraw, IndexParams, OffsetsDraw, RangesDraw
+from components.index.config import ClipDraw, IndexParams, OffsetsDraw, RangesDraw, SharingDraw
+from components.index.objects import Shared
 from components.index.table import US_PER_S, FrameTable, ticks
 
 Draw = OffsetsDraw | ClipDraw | RangesDraw
@@ -41,6 +42,8 @@ def build_draw(name: str, draw: Draw, table: FrameTable, usable: np.ndarray, par
         rows = from_ranges(table, anchors, draw, chance)
     else:
         rows = at_offsets(table, anchors, draw.offsets_s, params.tolerance_s)
+    if isinstance(draw, SharingDraw) and draw.shared is not None and len(rows):
+        rows = _sharing(name, rows, table, draw.shared)
     if not len(rows):
         do = "extract at a higher rate, or ask for times that are multiples of the frame spacing"
         raise StageError(_why_empty(name, draw, table, params), where="index.draws", do=do)
@@ -48,6 +51,19 @@ def build_draw(name: str, draw: Draw, table: FrameTable, usable: np.ndarray, par
         chance = uniform(table, params.seed, f"{name}/anchors", 1)[rows[:, draw.anchor], 0]
         rows = rows[np.sort(np.argsort(chance, kind="stable")[: params.max_anchors])]
     return rows
+
+
+def _sharing(name: str, rows: np.ndarray, table: FrameTable, by: Shared) -> np.ndarray:
+    """The rows in whose every frame there is one track or category; raises StageError when there are none."""
+    wants = f"draw '{name}' wants frames that share a {by}"
+    if table.objects is None:
+        do = "name the folder of tracks in extract_frames.<corpus>.tracks"
+        raise StageError(f"{wants}, and the frame store knows of no objects", where="index.draws", do=do)
+    kept = rows[table.objects.shares(rows, by)]
+    if not len(kept):
+        what = f"{wants}, and none of its {len(rows)} rows does; {len(table.objects)} objects are known"
+        raise StageError(what, where="index.draws", do="ask for frames closer together, or add annotated videos")
+    return kept
 
 
 def at_offsets(table: FrameTable, anchors: np.ndarray, offsets_s: tuple[float, ...], tolerance_s: float) -> np.ndarray:

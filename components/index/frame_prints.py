@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from components.common.clip_index import save_array
+from components.common.columns import save_array
 from components.common.context import Context
 from components.common.cores import usable_cores
 from components.common.errors import StageError

@@ -31,6 +31,7 @@ def statistics(
     video, pts_s = table.columns["video"], table.columns["pts_s"]
     start, end = table.segment_start, table.segment_end
     gaps_s, length_s = np.diff(pts_s)[np.diff(table.segment) == 0], pts_s[end - 1] - pts_s[start]
+    objects = {} if table.objects is None else {"objects": table.objects.statistics(video)}
     return {
         "videos": _videos(table, split),
         "hours": float(np.nansum(table.duration_s)) / S_PER_H,
@@ -42,6 +43,7 @@ def statistics(
         "bytes": int(table.columns["size"].sum(dtype=np.int64)),
         "pictures": _pictures(table, prints, params),
         "draws": {name: _draw(rows, video) for name, rows in draws.items()},
+        **objects,
     }
 
 

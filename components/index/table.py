@@ -10,6 +10,7 @@ import numpy as np
 
 from components.common.errors import StageError
 from components.common.frame_store import OK, FrameStore
+from components.index.objects import ObjectTable, read_objects
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -33,6 +34,7 @@ class FrameTable:
         identity: what a video is told apart by: the hash of its content, else its key.
         duration_s: float64, length of each video.
         n_bad: videos that could not be extracted.
+        objects: what is in the frames; None where the corpus does not tell.
     """
 
     columns: dict[str, np.ndarray]
@@ -42,6 +44,7 @@ class FrameTable:
     identity: list[str]
     duration_s: np.ndarray
     n_bad: int
+    objects: ObjectTable | None = None
 
     def __len__(self) -> int:
         return len(self.segment)
@@ -69,6 +72,7 @@ def read_table(store: FrameStore) -> FrameTable:
         identity=[str(sha or key) for sha, key in zip(videos["sha256"], keys, strict=True)],
         duration_s=videos["duration_s"].astype(np.float64),
         n_bad=int((videos["status"] != OK).sum()),
+        objects=read_objects(store, frames),
     )
 
 

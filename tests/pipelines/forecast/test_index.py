@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components.common.clip_index import COLUMNS, save_array, write_index
+from components.common.clip_index import COLUMNS, write_index
+from components.common.columns import save_array
 from components.index.config import IndexParams, SheetParams
 from components.index.draws import build_draw
 from components.index.frame_prints import FRAME_PRINT, sampled_frames
