@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -15,26 +16,21 @@ import torch
 
 from components.common.config import parse, read_yaml, section_of
 from components.common.outputs import write_text
-from components.pretrain.budget import flops_per_sample
+from components.pretrain.budget import cost_of
 from components.pretrain.config import params_model
-from components.pretrain.method import Now
 from components.pretrain.run import build_method, view_plan
 from components.pretrain.views import view_shapes
 from pipelines.forecast.counts import STORED, Count, Counts, settings_hash
 from pipelines.workspace import merged_params
-
-EPOCHS = 100.0  # only schedules look at it
 
 
 def count(document: dict[str, Any], key: str) -> Count:
     """What one sample of `pretrain.<key>` takes. A minute for DoRA at its published size, seconds for the others."""
     section = section_of(document, "pretrain", key)
     params = parse(params_model(key, section), section, f"pretrain.{key}")
-    method = build_method(params, EPOCHS)
+    method = build_method(params, math.inf)
     plan = view_plan(params)
     shapes = view_shapes(plan)
-    batch = {name: torch.rand(1, v, frames, 3, side, side) for name, (v, frames, side, _, _) in shapes.items()}
-    now = Now(step=0, epoch=0, epochs=EPOCHS, momentum=0.99, generator=torch.Generator().manual_seed(0))
     backbone: Any = method.encoder
     return Count(
         method=params.method,
@@ -42,7 +38,7 @@ def count(document: dict[str, Any], key: str) -> Count:
         frames=plan.n_frames,
         views=sum(v * frames for v, frames, *_ in shapes.values()),
         view_px=sum(v * frames * side * side for v, frames, side, *_ in shapes.values()),
-        flops=flops_per_sample(method, batch, now),
+        flops=cost_of(method, plan).flops,
         student_weights=weights(method.student),
         teacher_weights=weights(method.teacher),
         encoder_weights=weights(backbone),

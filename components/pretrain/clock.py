@@ -7,8 +7,6 @@ from collections.abc import Iterator
 
 from torch import Tensor
 
-from components.pretrain import parallel
-
 Batch = dict[str, Tensor]
 
 
@@ -17,26 +15,24 @@ class Clock:
 
     def __init__(self) -> None:
         self._start = self._kept = time.monotonic()
-        self._waited, self._images = 0.0, 0
+        self._waited = 0.0
 
     def timed(self, batches: Iterator[Batch]) -> Iterator[Batch]:
-        """The batches; counts what they hold and how long each let us wait."""
+        """The batches; counts how long each let us wait."""
         while True:
             start = time.monotonic()
             batch = next(batches, None)
             if batch is None:
                 return
             self._waited += time.monotonic() - start
-            views = max(batch.values(), key=lambda v: v.shape[2])  # (B, views, frames, 3, S, S)
-            self._images += views.shape[0] * views.shape[2] * parallel.world_size()
             yield batch
 
-    def lap(self) -> tuple[int, float, float]:
-        """Images, seconds and share of waiting since the last call."""
+    def lap(self) -> tuple[float, float]:
+        """Seconds and share of waiting since the last call."""
         now = time.monotonic()
         seconds = max(now - self._start, 1e-9)
-        result = self._images, seconds, self._waited / seconds
-        self._start, self._waited, self._images = now, 0.0, 0
+        result = seconds, self._waited / seconds
+        self._start, self._waited = now, 0.0
         return result
 
     def since_kept(self) -> float:

@@ -85,6 +85,11 @@ class TrainerParams(Params):
             raise ValueError(f"batch_size {self.batch_size} is no multiple of accumulate {self.accumulate}")
         return self
 
+    @property
+    def trains(self) -> bool:
+        """Whether there is any step: 0 epochs or 0 steps export the untrained start, whatever the budget."""
+        return self.epochs > 0 and self.max_steps != 0
+
 
 # These decide when work is done, not what comes out: a run may go on with others.
 NOT_IN_IDENTITY = ("workers", "processes", "checkpoint_every_s")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+import math
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,9 @@ from components.common.encoder import load_encoder, write_model_folder
 from components.common.errors import StageError
 from components.common.vit import TimmModel, build_vit, load_exact
 from components.pretrain import export, parallel, speed
+from components.pretrain.budget import Cost, cost_of, steps_of
 from components.pretrain.checkpoint import CheckpointStore, State, read
-from components.pretrain.config import EncoderParams, PretrainParams, find_method, params_model
+from components.pretrain.config import EncoderParams, GuardParams, PretrainParams, find_method, params_model
 from components.pretrain.data import ClipDataset
 from components.pretrain.feed import StoreFeed
 from components.pretrain.method import Method
@@ -27,6 +28,7 @@ from components.pretrain.trainer import Report, Trainer, seeded
 
 SCRATCH = "scratch"  # the name of the file that stands for no weights
 START_WEIGHTS = 1 << 32  # a stream of random numbers of its own: steps have smaller numbers
+MEASURED_STEPS = 10  # for a budget in seconds, after as many that are not (start-up, compilation)
 DATA_WAIT_HINT = 0.1  # the share of waiting from which more workers would pay
 
 
@@ -44,6 +46,9 @@ def pretrain(ctx: Context) -> None:
     with parallel.group(params.trainer.processes):
         trainer = _trainer(job)
         trainer.warn = ctx.warn
+        if params.trainer.budget is not None:
+            budget, total = params.trainer.budget, trainer.schedule.total
+            ctx.log(f"a budget of {budget.amount:g} {budget.unit} comes to {total:,} steps")
         if trainer.step:
             ctx.log(f"going on from the checkpoint of step {trainer.step}")
         _train(ctx, trainer)
@@ -81,19 +86,60 @@ def _trainer(job: dict[str, Any] | None) -> Trainer:
     device = parallel.pick_device()
     job = parallel.share(job, device)
     params: Any = parse(params_model(None, job["params"]), job["params"], "pretrain")
-    trainer = build_trainer(params, Path(job["frames"]), Path(job["index"]), device)
-    store = trainer.store = CheckpointStore(Path(job["store"]), job["identity"])
-    trainer.resume(read(Path(params.resume), store.identity, device) if params.resume else store.load(device))
+    store = CheckpointStore(Path(job["store"]), job["identity"])
+    state = read(Path(params.resume), store.identity, device) if params.resume else store.load(device)
+    total = None if state is None else state["total"]
+    trainer = build_trainer(params, Path(job["frames"]), Path(job["index"]), device, total)
+    trainer.store = store
+    trainer.resume(state)
     return trainer
 
 
-def build_trainer(params: PretrainParams, frames: Path, index: Path, device: torch.device) -> Trainer:
-    """A trainer at step 0, with its method on the device and its loader not yet started."""
+def build_trainer(
+    params: PretrainParams, frames: Path, index: Path, device: torch.device, total: int | None = None
+) -> Trainer:
+    """A trainer at step 0, with its method on the device and its loader not yet started.
+
+    Args:
+        params: of the run.
+        frames: the frame store.
+        index: its clip index.
+        device: of this process.
+        total: steps that the budget came to when the run began; None works them out.
+    """
     speed.set_up(device, params.trainer.deterministic)
-    dataset = ClipDataset(frames, index, view_plan(params), params.seed, params.trainer.decode_scaled)
-    feed = StoreFeed(dataset, params, device)
-    schedule = Schedule.plan(params.trainer, feed.steps_per_epoch)
-    return Trainer(build_method(params, schedule.epochs).to(device), params, schedule, feed)
+    plan = view_plan(params)
+    feed = StoreFeed(ClipDataset(frames, index, plan, params.seed, params.trainer.decode_scaled), params, device)
+    cost, total = _cost_and_steps(params, plan, feed, device, total) if params.trainer.trains else (Cost(), total)
+    schedule = Schedule.plan(params.trainer, feed.steps_per_epoch, total)
+    return Trainer(build_method(params, schedule.epochs).to(device), params, schedule, feed, cost)
+
+
+def _cost_and_steps(
+    params: PretrainParams, plan: ViewPlan, feed: StoreFeed, device: torch.device, total: int | None
+) -> tuple[Cost, int | None]:
+    """What a sample costs, and the steps that the budget comes to, found out on a method that is then thrown away."""
+    trial = build_method(params, math.inf).to(device)
+    cost, budget = cost_of(trial, plan), params.trainer.budget
+    if budget is not None and total is None:
+        total = steps_of(budget, params.trainer.batch_size, cost, partial(_step_seconds, trial, params, feed))
+    return cost, total
+
+
+def _step_seconds(method: Method, params: PretrainParams, feed: StoreFeed) -> float:
+    """Seconds of one optimiser step on this machine, waiting for data included; the first process's, on all.
+
+    Trains a method that nobody needs any more, so slowly that it stays finite, and takes the second of two windows.
+    """
+    steps = {"max_steps": 2 * MEASURED_STEPS, "log_every_steps": MEASURED_STEPS, "epochs": math.inf}
+    short = params.trainer.model_copy(update={**steps, "budget": None, "warmup_epochs": 0, "lr": 1e-12, "min_lr": 0})
+    trial = params.model_copy(update={"trainer": short, "guards": GuardParams(rankme_samples=2)})
+    windows: list[float] = []
+    schedule = Schedule(short, feed.steps_per_epoch, 2 * MEASURED_STEPS, warmup=0)
+    trainer = Trainer(method, trial, schedule, feed, Cost(), warn=lambda _: None)
+    trainer.train(lambda report: windows.append(report.seconds))
+    measured = {"step_s": windows[-1] / MEASURED_STEPS}
+    return float(parallel.share(measured, trainer.device)["step_s"])
 
 
 def view_plan(params: PretrainParams) -> ViewPlan:
@@ -146,20 +192,18 @@ def _train(ctx: Context, trainer: Trainer) -> None:
     """Train to the end, telling people and the tracker after every window of steps."""
     if trainer.step >= trainer.schedule.total:
         return
-    start, hinted, samples = time.monotonic(), False, trainer.params.trainer.batch_size
+    hinted = False
 
     def tell(report: Report) -> None:
         nonlocal hinted
-        speeds = {"img_per_s": report.images / report.seconds, "data_wait": report.data_wait} | _gpu_memory(trainer)
+        speeds = {"img_per_s": report.images / report.seconds, "data_wait": report.data_wait, "wall_s": report.wall_s}
+        speeds |= _gpu_memory(trainer)
         ctx.tracker.metrics(report.row | speeds, step=report.step)
         shown = {key: report.row[key] for key in ("loss", "lr")}
         bar.update(report.steps, **shown, **{"img/s": speeds["img_per_s"]}, wait=f"{report.data_wait:.0%}")
         if report.data_wait > DATA_WAIT_HINT and not hinted and report.step > report.steps:
             ctx.warn(f"{report.data_wait:.0%} of the time goes into waiting for data: raise trainer.workers")
             hinted = True
-        if report.step == trainer.schedule.total:
-            done = {"samples_seen": report.step * samples, "flops": report.step * samples * report.flops_per_sample}
-            ctx.tracker.metrics(done | {"wall_s": time.monotonic() - start}, step=report.step)
 
     with ctx.progress(trainer.schedule.total, "steps", done=trainer.step) as bar:
         trainer.train(tell)
@@ -193,6 +237,7 @@ def _export(ctx: Context, trainer: Trainer) -> None:
         longtake=facts,
         figures=figures,
     )
+    trainer.method.extra_files(folder)
     export.write_metrics(folder / export.METRICS, figures)
     export.write_curves(folder / export.CURVES, trainer.curves)
     for picture in export.write_pictures(folder / export.PICTURES, trainer.pictures()):

@@ -50,22 +50,30 @@ class Schedule:
     warmup: int
 
     @classmethod
-    def plan(cls, params: TrainerParams, steps_per_epoch: int) -> Schedule:
-        """Turn epochs into steps; StageError when the warm-up would not end before the run does."""
+    def plan(cls, params: TrainerParams, steps_per_epoch: int, budget_steps: int | None = None) -> Schedule:
+        """Turn epochs into steps; StageError when the warm-up would not end before the run does.
+
+        Args:
+            params: the trainer's parameters.
+            steps_per_epoch: optimiser steps in one pass over the draw.
+            budget_steps: what `params.budget` comes to, if there is one: then the run's length.
+        """
         total = round(params.epochs * steps_per_epoch)
         if params.max_steps is not None:
             total = min(total, params.max_steps)
+        if budget_steps is not None and params.trains:
+            total = budget_steps
         warmup = round(params.warmup_epochs * steps_per_epoch)
         if 0 < total <= warmup:
             raise StageError(
                 f"the warm-up takes {warmup} steps, the whole run {total}",
-                do="lower trainer.warmup_epochs or raise trainer.epochs and trainer.max_steps",
+                do="lower trainer.warmup_epochs or lengthen the run (trainer.epochs, max_steps, budget)",
             )
         return cls(params, steps_per_epoch, total, warmup)
 
     @property
     def epochs(self) -> float:
-        """Passes over the draw in the whole run; `max_steps` counted in."""
+        """Passes over the draw in the whole run, whatever sets its length."""
         return self.total / self.steps_per_epoch
 
     def at(self, step: int) -> Values:

@@ -18,7 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from components.common.errors import ExitCode, StageError
 from components.pretrain import parallel, speed
-from components.pretrain.budget import flops_per_sample
+from components.pretrain.budget import Cost
 from components.pretrain.checkpoint import CheckpointStore, State
 from components.pretrain.clock import Clock
 from components.pretrain.config import PretrainParams
@@ -52,6 +52,7 @@ class Report:
         images: source frames seen in this window, over all processes.
         seconds: wall time of the window.
         data_wait: share of it spent waiting for the loader.
+        wall_s: wall time of training since step 0, that of resumed runs included.
         flops_per_sample: of one forward and backward pass.
     """
 
@@ -61,6 +62,7 @@ class Report:
     images: int
     seconds: float
     data_wait: float
+    wall_s: float
     flops_per_sample: int
 
 
@@ -77,6 +79,7 @@ class Trainer:
         params: the run's parameters.
         schedule: its length and values.
         feed: its batches.
+        cost: of one sample.
         store: checkpoints; None keeps none.
         warn: called with a line that a person should see.
     """
@@ -87,14 +90,16 @@ class Trainer:
         params: PretrainParams,
         schedule: Schedule,
         feed: Feed,
+        cost: Cost,
         store: CheckpointStore | None = None,
         warn: Callable[[str], None] = print,
     ) -> None:
-        self.method, self.params, self.schedule, self.feed, self.store = method, params, schedule, feed, store
-        self.warn = warn
+        self.method, self.params, self.schedule, self.feed = method, params, schedule, feed
+        self.cost, self.store, self.warn = cost, store, warn
         self.device = next(method.parameters()).device
         self.optimiser, self.clip = build_optimiser(method, params.trainer), Clipping(method, params.trainer)
         self.step = 0  # optimiser steps done
+        self.wall_s = 0.0  # seconds that training took so far
         self.curves: list[Row] = []
         self._saved_at: int | None = None  # step of the last checkpoint
         self._last_batch: Batch | None = None
@@ -105,16 +110,13 @@ class Trainer:
             return
         trainer = self.params.trainer
         window, clock = Window(self.params.guards.rankme_samples), Clock()
-        model, flops = None, 0
+        model = self._parallel()
         for batch in clock.timed(self.feed.batches(self.step, self.schedule.total)):
-            if model is None:
-                flops = flops_per_sample(self.method, batch, self.now())
-                model = self._parallel()
             self._one_step(model, batch, window)
             if self.step % trainer.log_every_steps == 0 or self.step == self.schedule.total:
                 steps = self.step - (int(self.curves[-1]["step"]) if self.curves else 0)
                 row = self._close(window, steps)
-                report(Report(self.step, steps, row, *clock.lap(), flops))
+                report(self._report(row, steps, *clock.lap()))
                 self._keep(clock)
             self._last_batch = batch
 
@@ -152,6 +154,11 @@ class Trainer:
             generator=generator,
         )
 
+    def _report(self, row: Row, steps: int, seconds: float, data_wait: float) -> Report:
+        self.wall_s += seconds
+        images = steps * self.params.trainer.batch_size * self.cost.images
+        return Report(self.step, steps, row, images, seconds, data_wait, self.wall_s, self.cost.flops)
+
     def _close(self, window: Window, steps: int) -> Row:
         """The window's row of the curves; stops the run on NaN and, where asked, on collapse."""
         first = self.step - steps
@@ -160,11 +167,12 @@ class Trainer:
             figures = window.close(first, [v.lr for v in values])
         except StageError as error:
             raise StageError(error.what, do=self._advice(), code=error.code) from None
-        last = values[-1]
-        epoch = self.step / self.schedule.steps_per_epoch
+        last, samples = values[-1], self.step * self.params.trainer.batch_size
         row = {
             "step": self.step,
-            "epoch": epoch,
+            "epoch": self.step / self.schedule.steps_per_epoch,
+            "images_seen": samples * self.cost.images,
+            "pflops_seen": samples * self.cost.flops / 1e15,
             "lr": last.lr,
             "weight_decay": last.weight_decay,
             "momentum": last.momentum,
@@ -201,6 +209,8 @@ class Trainer:
         """All that the next step depends on, as plain containers and tensors."""
         return {
             "step": self.step,
+            "total": self.schedule.total,
+            "wall_s": self.wall_s,
             "curves": self.curves,
             "method": self.method.state_dict(),
             "optimiser": self.optimiser.state_dict(),
@@ -211,7 +221,7 @@ class Trainer:
         if state is not None:
             self.method.load_state_dict(state["method"])
             self.optimiser.load_state_dict(state["optimiser"])
-            self.step, self.curves = state["step"], list(state["curves"])
+            self.step, self.wall_s, self.curves = state["step"], state["wall_s"], list(state["curves"])
             self._saved_at = self.step
 
     def pictures(self) -> dict[str, list[Any]]:

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from components.common.config import parse
+from components.pretrain.budget import Cost
 from components.pretrain.clock import Batch
 from components.pretrain.config import PretrainParams, known_methods, params_model
 from components.pretrain.data import ClipDataset
@@ -63,7 +64,7 @@ def trainer_of(params: PretrainParams, corpus: tuple[Path, Path], double: bool =
     feed = (DoubleFeed if double else StoreFeed)(dataset, params, CPU)
     schedule = Schedule.plan(params.trainer, feed.steps_per_epoch)
     method = build_method(params, schedule.epochs)
-    return Trainer(method.double() if double else method, params, schedule, feed)
+    return Trainer(method.double() if double else method, params, schedule, feed, Cost())
 
 
 def test_every_method_is_tested_here() -> None:

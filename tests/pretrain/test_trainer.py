@@ -103,12 +103,16 @@ def test_the_curves_hold_the_means_of_their_windows() -> None:
     assert reports[0].flops_per_sample == 2 * (48 * 6 + 6 * 8) * 3 + 2 * 6 * 8
 
 
-def test_counting_operations_leaves_the_run_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
-    counted, uncounted = toy_trainer(toy_params()), toy_trainer(toy_params())
-    counted.train()
-    monkeypatch.setattr("components.pretrain.trainer.flops_per_sample", lambda *_: 0)
-    uncounted.train()
-    assert_same(weights(counted), weights(uncounted), rtol=0, atol=0)
+def test_the_curves_count_images_and_operations_and_the_report_wall_time() -> None:
+    trainer, reports = toy_trainer(toy_params(log_every_steps=5)), list[Report]()
+    trainer.train(reports.append)
+    assert [row["images_seen"] for row in trainer.curves] == [40, 80, 96]
+    assert trainer.curves[-1]["pflops_seen"] == 96 * trainer.cost.flops / 1e15
+    assert reports[-1].wall_s == pytest.approx(sum(report.seconds for report in reports))
+    assert not {"wall_s", "seconds"} & set(trainer.curves[-1]), "equal runs leave equal curves"
+    resumed = toy_trainer(toy_params(log_every_steps=5))
+    resumed.resume(trainer.state())
+    assert resumed.wall_s == trainer.wall_s > 0
 
 
 def test_monitors_are_those_of_the_windows_features() -> None:

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from components.common.config import Params
 from components.pretrain import parallel
+from components.pretrain.budget import cost_of
 from components.pretrain.config import GuardParams, PretrainParams, TrainerParams
 from components.pretrain.method import Method, Now, StepOutput, register
 from components.pretrain.plan import Crop, Photometric, ViewPlan
@@ -34,6 +35,8 @@ class Toy(Method):
     """DINO on a linear network: student's view 1 predicts the centred teacher's view 0."""
 
     name = "toy"
+    center: Tensor
+    sum: Tensor
 
     class Args(Params):
         noise: bool = True
@@ -122,7 +125,8 @@ def toy_params(
 
 def toy_trainer(params: PretrainParams, store: Any = None, **kwargs: Any) -> Trainer:
     """A trainer at step 0, always with the same weights."""
+    cost = cost_of(Toy(params.args), Toy.views(params.args, SIDE))
     torch.manual_seed(7)
     feed = MemoryFeed(params.trainer.batch_size)
     schedule = Schedule.plan(params.trainer, feed.steps_per_epoch)
-    return Trainer(Toy(params.args), params, schedule, feed, store, **kwargs)
+    return Trainer(Toy(params.args), params, schedule, feed, cost, store, **kwargs)
