@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from components.pretrain.config import Budget
 from components.pretrain.method import Method, Now
-from components.pretrain.plan import BlockMasks, Crop, Masks, ViewPlan
+from components.pretrain.plan import BlockMasks, Masks, ViewPlan
 
 EXAMPLES = 2  # samples that are counted: a loss over neighbours in the batch (KoLeo) has none with one
 
@@ -33,13 +33,14 @@ class Cost:
 def cost_of(method: Method, plan: ViewPlan) -> Cost:
     """Count one sample of a method at its start; the method is not to be trained after that.
 
-    The batch is a made-up one of mean masks, so the count is the same whatever is drawn, and on every process.
+    The batch is a made-up one of mean masks, so the count is the same whatever is drawn, and on every process. It is
+    counted in evaluation mode: the same operations, and terms over groups of samples (KoLeo) take so few for one.
     """
     images = len({frame for crop in plan.crops for frame in crop.frames})
     now = Now(step=0, epoch=0, epochs=1.0, momentum=1.0, generator=torch.Generator().manual_seed(0))
     weight = next(method.parameters())
     batch = {name: views.to(weight.device) for name, views in example_batch(plan).items()}
-    return Cost(images, flops_per_sample(method, batch, now))
+    return Cost(images, flops_per_sample(method.eval(), batch, now))
 
 
 def flops_per_sample(method: Method, batch: dict[str, Tensor], now: Now) -> int:
@@ -57,21 +58,23 @@ def example_batch(plan: ViewPlan) -> dict[str, Tensor]:
         batch[crop.name] = torch.randn(*shape, 3, side, side, generator=generator)
         batch[f"{crop.name}_box"] = torch.tensor([0.0, 0.0, side, side, 0.0]).expand(*shape, 5).contiguous()
         if crop.mask is not None:
-            batch[f"{crop.name}_mask"] = _first_patches(plan, crop, mean_share(crop.mask)).expand(*shape, -1, -1)
+            batch[f"{crop.name}_mask"] = _masks(crop.mask, shape, plan.grid(crop))
+        if plan.objects is not None:
+            batch[f"{crop.name}_object"] = _first(0.25, plan.grid(crop)).expand(*shape, -1, -1).contiguous()
     return batch
 
 
-def _first_patches(plan: ViewPlan, crop: Crop, share: float) -> Tensor:
-    """A grid in which the first `share` of the patches, row by row, is True."""
-    grid = plan.grid(crop)
-    return (torch.arange(grid * grid) < share * grid * grid).view(grid, grid)
-
-
-def mean_share(masks: Masks) -> float:
-    """Share of all patches that masks cover on average (of block masks at most: some patches may stay free)."""
+def _masks(masks: Masks, shape: tuple[int, int, int], grid: int) -> Tensor:
+    """Masks of mean size for crops (B, V, T): all of them alike, or as large a share of them as is masked at all."""
     if isinstance(masks, BlockMasks):
-        return sum(masks.ratios) / len(masks.ratios)
-    return masks.share * sum(masks.ratio) / 2
+        return _first(sum(masks.ratios) / len(masks.ratios), grid).expand(*shape, -1, -1).contiguous()
+    chosen = torch.arange(math.prod(shape)) < round(masks.share * math.prod(shape))
+    return chosen.view(*shape, 1, 1) & _first(sum(masks.ratio) / 2, grid)
+
+
+def _first(share: float, grid: int) -> Tensor:
+    """A grid in which the first `share` of the patches, row by row, is True."""
+    return (torch.arange(grid * grid) < share * grid * grid).view(grid, grid)
 
 
 def steps_of(budget: Budget, batch_size: int, cost: Cost, step_s: Callable[[], float]) -> int:

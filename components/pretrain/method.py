@@ -63,8 +63,8 @@ class Method(nn.Module, ABC):
 
     What the trainer takes for granted, so that processes and micro-batches give the numbers of the one large batch:
 
-    - the loss is a mean over the samples of the batch; a statistic of the batch (a centre, Sinkhorn, a queue) is
-      collected in `forward` and brought together over micro-batches and processes in `after_step`, or is per sample;
+    - the loss is a mean over the samples of the batch; a statistic of the batch is found in `before_step` (Sinkhorn,
+      a queue), or collected in `forward` and brought together in `after_step` (a centre), or is per sample;
     - every tensor of a batch has the samples first;
     - a trained parameter may stay unused in a step (a mask token where nothing is masked): its gradient is then zero,
       and it decays and keeps its moments like any other. Weights that never learn have `requires_grad` False.
@@ -89,6 +89,15 @@ class Method(nn.Module, ABC):
                 `<crop>_box`, and where the plan asks for them `<crop>_mask` and `<crop>_object` (see plan.py).
             now: the step's schedule values.
         """
+
+    def before_step(self, micro_batches: list[dict[str, Tensor]], now: Now) -> list[dict[str, Tensor]]:
+        """What the step's micro-batches must know of each other, found out once a step, before the first forward pass.
+
+        Returns:
+            The micro-batches, with what was found as further entries (samples first). Other processes' parts are
+            reached through `parallel`.
+        """
+        return micro_batches
 
     def after_step(self, now: Now) -> None:
         """Update what follows the student after an optimiser step: by default the teacher's EMA (by name)."""

@@ -126,7 +126,9 @@ class Trainer:
         torch.manual_seed(seeded(self.params.seed, self.step, parallel.rank()))
         set_values(self.optimiser, self.schedule.at(self.step))
         reports = (self.step + 1) % trainer.log_every_steps == 0 or self.step + 1 == self.schedule.total
-        for i, micro in enumerate(split(batch, trainer.accumulate)):
+        with torch.no_grad(), speed.autocast(self.device, trainer.precision):
+            micro_batches = self.method.before_step(split(batch, trainer.accumulate), self.now())
+        for i, micro in enumerate(micro_batches):
             last = i + 1 == trainer.accumulate
             alone = model.no_sync if isinstance(model, DistributedDataParallel) and not last else nullcontext
             with alone():  # the processes' gradients meet once a step

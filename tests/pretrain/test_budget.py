@@ -14,7 +14,7 @@ from toy import SIDE, Toy
 
 from components.common.config import parse
 from components.common.errors import StageError
-from components.pretrain.budget import Cost, cost_of, example_batch, mean_share, steps_of
+from components.pretrain.budget import Cost, cost_of, example_batch, steps_of
 from components.pretrain.config import Budget, PretrainParams, TrainerParams, params_model
 from components.pretrain.plan import BlockMasks, Crop, Photometric, StratifiedMasks, ViewPlan
 from components.pretrain.run import build_trainer
@@ -83,9 +83,8 @@ def test_an_example_has_the_shapes_and_the_mean_masks_of_the_plan() -> None:
         "local": (2, 1, 2, 3, 16, 16), "local_box": (2, 1, 2, 5),
         "other": (2, 1, 1, 3, 64, 64), "other_box": (2, 1, 1, 5), "other_mask": (2, 1, 1, 8, 8),
     }  # fmt: skip
-    assert (mean_share(blocks), mean_share(strata)) == (0.25, 0.1)
-    assert batch["global_mask"].sum((-1, -2)).unique().tolist() == [4]  # of 16
-    assert batch["other_mask"].sum((-1, -2)).unique().tolist() == [7]  # of 64: 6.4 patches, none in parts
+    assert batch["global_mask"].sum((-1, -2)).unique().tolist() == [4]  # a quarter of 16
+    assert batch["other_mask"].sum((-1, -2)).flatten().tolist() == [13, 0]  # half of the crops; 12.8 of 64 patches
     assert cost_of_images(crops) == 3, "frame 3 of the draw is never looked at"
 
 
