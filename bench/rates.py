@@ -31,8 +31,9 @@ from components.common.frame_store_writer import Frame, FrameStoreWriter, VideoR
 from components.common.stage import main as run_stage
 from components.extract_frames.__main__ import STAGE, run
 from components.index.fingerprint import WORDS, fingerprint, near
-from components.pretrain.data import ClipDataset, EpochSampler
+from components.pretrain.data import ClipDataset
 from components.pretrain.run import build_trainer, view_plan
+from components.pretrain.sampler import EpochSampler
 from components.pretrain.trainer import Report
 from components.pretrain.views import view_shapes
 

@@ -30,9 +30,9 @@ from components.common.ffmpeg import ffmpeg_exe
 from components.common.frame_store import FrameStore
 from components.common.frame_store_writer import Frame, FrameStoreWriter, VideoRow
 from components.common.jpeg import split_jpegs
-from components.pretrain.data import Batch, ClipDataset, EpochSampler, decode, to_device
+from components.pretrain.data import Batch, ClipDataset, decode, to_device
 from components.pretrain.plan import Crop, Photometric, ViewPlan
-from components.pretrain.sampler import Key
+from components.pretrain.sampler import EpochSampler, Key
 from components.pretrain.views import make_views
 
 FLOOR = 8.0
@@ -113,7 +113,7 @@ def rate(frames: int, work: Callable[[], object]) -> float:
 def measure(dataset: ClipDataset, reference: Reference, keys: Iterator[list[Key]]) -> dict[str, float]:
     """One round; every figure in frames a second, each over frames of its own."""
     index, store, found = dataset.index, dataset.store, {}
-    rows = index.rows([sample for _, sample in next(keys)])
+    rows = index.rows([key.sample for key in next(keys)])
     data = [store.read(row.shard, row.offset, row.size) for row in rows]
     images = [decode(jpeg, row.height, row.width) for jpeg, row in zip(data, rows, strict=True)]
     n, rng = len(rows), np.random.default_rng(0)
@@ -123,7 +123,7 @@ def measure(dataset: ClipDataset, reference: Reference, keys: Iterator[list[Key]
     mine, batches = next(keys), list[Batch]()
     found["store to batch"] = rate(n, lambda: batches.append(dataset.batch(mine)))
     found["normalise on this CPU"] = rate(n, lambda: to_device(batches[0], torch.device("cpu"), MEAN, STD))
-    theirs = index.rows([sample for _, sample in next(keys)])
+    theirs = index.rows([key.sample for key in next(keys)])
     found["reference"] = rate(n, lambda: reference.batch(theirs))
     return found
 

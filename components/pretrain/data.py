@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 import math
-import multiprocessing
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import simplejpeg
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from components.common.clip_index import ClipIndex, FrameRow
-from components.common.errors import ExitCode, StageError
+from components.common.errors import StageError
 from components.common.frame_store import FrameStore
-from components.pretrain.parallel import end_with_trainer
-from components.pretrain.plan import ViewPlan
-from components.pretrain.sampler import VIEW_STREAM, EpochSampler, Key
+from components.pretrain.masking import draw_masks, mask_shapes
+from components.pretrain.plan import RangeTimes, ViewPlan
+from components.pretrain.sampler import TIME_STREAM, VIEW_STREAM, Key
+from components.pretrain.timing import draw_frames, too_short
 from components.pretrain.views import GEOMETRY, Arrays, cut_views, draw_views, smallest_decode, view_shapes
-
-__all__ = ["Batch", "ClipDataset", "EpochSampler", "Loader", "make_loader", "to_device"]
 
 
 class Batch(NamedTuple):
@@ -32,16 +29,18 @@ class Batch(NamedTuple):
     Attributes:
         views: per crop group uint8 (B, views, frames, S, S, 3).
         geometry: per crop group float32 (B, views, frames, 5): x0, y0, x1, y1 in pixels of the source frame, flip.
-        samples: int64 (B,), rows of the index's draw.
+        masks: per masked crop group bool (B, views, frames, g, g) of patches, True where hidden from the student.
+        samples: int64 (B,), numbers of the samples.
     """
 
     views: dict[str, Tensor]
     geometry: dict[str, Tensor]
+    masks: dict[str, Tensor]
     samples: Tensor
 
 
 class ClipDataset(Dataset[Batch]):
-    """The samples of one draw of an index, as views. Keys are (epoch, sample).
+    """The samples of one draw of an index, as views.
 
     Holds no object a frame, and may be forked or pickled into any number of workers.
 
@@ -56,7 +55,7 @@ class ClipDataset(Dataset[Batch]):
             instead of 1-2; libjpeg's part is 0.3), and box edges lie on a grid of 2, 4 or 8 pixels (see geometry).
 
     Raises:
-        StageError: a folder is missing or damaged, or the draw has another number of frames than the plan.
+        StageError: a folder is missing or damaged, or the draw does not give the frames that the plan takes.
     """
 
     def __init__(self, frames: Path, index: Path, plan: ViewPlan, seed: int, decode_scaled: bool = True) -> None:
@@ -65,19 +64,16 @@ class ClipDataset(Dataset[Batch]):
         made_from = self.index.meta.get("frame_store", self.store.fingerprint)
         if made_from != self.store.fingerprint or len(self.index) != self.store.n_frames:
             raise StageError("the index was made from other frames", where=index, do="run the stage 'index' again")
-        n_frames = self.index.draw(plan.draw).shape[1]
-        if n_frames != plan.n_frames:
-            what = f"draw '{plan.draw}' has {n_frames} frames, the method's views need {plan.n_frames}"
-            raise StageError(what, where=index, do="change index.draws or the method's arguments")
+        check_draw(self.index, plan)
 
     def __len__(self) -> int:
-        return len(self.index.draw(self.plan.draw))
+        return len(self.index.draw(self.plan.draw)) * (1 + self.plan.both_ways)
 
     def __getitem__(self, key: Key) -> Batch:
         """One sample; raises StageError naming video, time and shard of a frame that cannot be used."""
         batch = self.batch([key])
-        views, geometry = ({name: t[0] for name, t in group.items()} for group in (batch.views, batch.geometry))
-        return Batch(views, geometry, batch.samples[0])
+        views, geometry, masks = ({name: t[0] for name, t in group.items()} for group in batch[:3])
+        return Batch(views, geometry, masks, batch.samples[0])
 
     def __getitems__(self, keys: list[Key]) -> Batch | StageError:
         """A batch, or what went wrong: an error raised in a worker would arrive as the text of its traceback."""
@@ -88,29 +84,45 @@ class ClipDataset(Dataset[Batch]):
 
     def batch(self, keys: list[Key]) -> Batch:
         """Several samples, each view cut straight into its place: stacking would copy them once more."""
-        shapes = {name: (len(keys), *shape) for name, shape in view_shapes(self.plan).items()}
-        views = {name: torch.empty(shape, dtype=torch.uint8) for name, shape in shapes.items()}
-        geometry = {name: torch.empty((*shape[:3], GEOMETRY), dtype=torch.float32) for name, shape in shapes.items()}
-        places = [{name: tensor.numpy() for name, tensor in group.items()} for group in (views, geometry)]
+        n, shapes = len(keys), view_shapes(self.plan)
+        views = {name: torch.empty((n, *shape), dtype=torch.uint8) for name, shape in shapes.items()}
+        geometry = {name: torch.empty((n, *s[:2], GEOMETRY), dtype=torch.float32) for name, s in shapes.items()}
+        masks = {name: torch.empty((n, *s), dtype=torch.bool) for name, s in mask_shapes(self.plan).items()}
+        places = [{name: tensor.numpy() for name, tensor in group.items()} for group in (views, geometry, masks)]
+        drawn = [self.frames(key) for key in keys]
         if self.store.is_remote:
-            self._prefetch(keys)
-        for b, key in enumerate(keys):
-            self._fill(key, *({name: array[b] for name, array in group.items()} for group in places))
-        return Batch(views, geometry, torch.tensor([sample for _, sample in keys]))
+            self._prefetch(drawn)
+        for b, (key, frames) in enumerate(zip(keys, drawn, strict=True)):
+            self._fill(key, frames, *({name: array[b] for name, array in group.items()} for group in places))
+        return Batch(views, geometry, masks, torch.tensor([key.sample for key in keys]))
 
-    def _prefetch(self, keys: list[Key]) -> None:
+    def frames(self, key: Key) -> np.ndarray:
+        """The frames of a sample, as rows of the index: int64 (n_frames,).
+
+        The two ways through a row take the same frames in one epoch.
+        """
+        plan, sample = self.plan, key.sample
+        number, reverse = divmod(sample, 2) if plan.both_ways else (sample, 0)
+        row = self.index.draw(plan.draw)[number]
+        if plan.timing is not None:
+            rng = np.random.default_rng((TIME_STREAM, self.seed, key.epoch, number))
+            row = draw_frames(plan.timing, row, self.index.columns, rng)
+        return row[::-1] if reverse else row
+
+    def _prefetch(self, drawn: list[np.ndarray]) -> None:
         """Ask for all frames of a batch at once: one after another, each would wait some 20 ms for the store."""
-        rows = self.index.rows(self.index.draw(self.plan.draw)[[sample for _, sample in keys]])
+        rows = self.index.rows(np.concatenate(drawn))
         self.store.prefetch((row.shard, row.offset, row.size) for row in rows)
 
-    def _fill(self, key: Key, views: Arrays, geometry: Arrays) -> None:
-        epoch, sample = key
-        rows = self.index.rows(self.index.draw(self.plan.draw)[sample])
+    def _fill(self, key: Key, frames: np.ndarray, views: Arrays, geometry: Arrays, masks: Arrays) -> None:
+        rows = self.index.rows(frames)
         height, width = self._size(rows)
-        rng = np.random.default_rng((VIEW_STREAM, self.seed, epoch, sample))
+        rng = np.random.default_rng((VIEW_STREAM, self.seed, key.epoch, key.sample))
         draw = draw_views(height, width, self.plan, rng)
         factor = smallest_decode(draw, self.plan) if self.decode_scaled else 1
         cut_views([self._frame(row, factor) for row in rows], self.plan, draw, views, geometry, factor)
+        for name, mask in draw_masks(self.plan, key, self.seed).items():
+            masks[name][...] = mask
 
     def _size(self, rows: list[FrameRow]) -> tuple[int, int]:
         """(height, width) of frames drawn together; they share crops, so they must share their size."""
@@ -148,95 +160,48 @@ def decode(data: bytes, height: int, width: int, factor: int = 1) -> np.ndarray:
     return image
 
 
-class Loader:
-    """Iterates over batches and counts the seconds that the reader waited for them.
-
-    Attributes:
-        wait_s: seconds spent waiting so far.
-    """
-
-    def __init__(self, batches: DataLoader[Any]) -> None:
-        self._batches, self.wait_s = batches, 0.0
-
-    def __len__(self) -> int:
-        return len(self._batches)
-
-    def __iter__(self) -> Iterator[Batch]:
-        batches = iter(self._batches)
-        for _ in range(len(self)):
-            began = time.perf_counter()
-            batch = _next(batches)
-            self.wait_s += time.perf_counter() - began
-            yield batch
-
-
-def _next(batches: Iterator[Batch | StageError]) -> Batch:
-    try:
-        batch = next(batches)
-    except RuntimeError as error:
-        if not str(error).startswith("DataLoader worker"):
-            raise
-        what = f"a loader worker died, {str(error).splitlines()[0]}"
-        do = "give the machine more memory or shared memory (/dev/shm), or use fewer workers"
-        raise StageError(what, do=do, code=ExitCode.NO_ROOM) from None
-    if isinstance(batch, StageError):
-        raise batch
-    return batch
-
-
-def make_loader(
-    dataset: ClipDataset,
-    sampler: EpochSampler,
-    workers: int,
-    device: torch.device,
-    prefetch_batches: int = 2,
-    start_method: str = "forkserver",
-) -> Loader:
-    """A loader over the sampler's batches, in the sampler's order whatever the number of workers.
-
-    One pass covers all of training, across epochs: workers are started once and never wait for an epoch's end.
-
-    Args:
-        workers: processes beside this one; 0 does the work here, between steps.
-        device: where batches will go; for CUDA they arrive in pinned memory.
-        prefetch_batches: batches each worker keeps ready.
-        start_method: how workers start. Forking a process that holds CUDA or threads of its own may deadlock, so it is
-            a clean server that forks.
-    """
-    options: dict[str, Any] = {}
-    if workers:
-        context = multiprocessing.get_context(start_method)
-        if start_method == "forkserver":
-            context.set_forkserver_preload([__name__])  # torch and OpenCV are imported once, not once a worker
-        options = {"prefetch_factor": prefetch_batches, "multiprocessing_context": context}
-    batches = DataLoader(
-        dataset,
-        batch_sampler=sampler,
-        num_workers=workers,
-        worker_init_fn=end_with_trainer if workers else None,
-        collate_fn=_as_is,
-        pin_memory=device.type == "cuda",
-        generator=torch.Generator(),  # the loader draws a seed for its workers: not from the global generator
-        **options,
-    )
-    return Loader(batches)
-
-
-def _as_is(batch: Any) -> Any:
-    """Batches leave the dataset whole; there is nothing to collate."""
-    return batch
+def check_draw(index: ClipIndex, plan: ViewPlan) -> None:
+    """Refuse a plan whose frames the draw does not give; StageError says what the index would need."""
+    rows, entry = index.draw(plan.draw), index.meta["draws"][plan.draw]
+    where, name = index.path, f"draw '{plan.draw}'"
+    if isinstance(plan.timing, RangeTimes):
+        low_s, high_s = plan.timing.low_s, plan.timing.high_s
+        given = entry.get("ranges_s", [])
+        if len(given) != 1 or not low_s <= given[0][0] <= given[0][1] <= high_s:
+            what = f"{name} does not say which frames have another {low_s:g} to {high_s:g} s later"
+            raise StageError(what, where=where, do=f"give it ranges_s: [[{low_s:g}, {high_s:g}]] in index.draws")
+        return
+    spans = "span" in entry
+    if spans != (plan.timing is not None):
+        what = f"{name} {'has' if spans else 'has no'} spans, the method's views need {'frames' if spans else 'spans'}"
+        raise StageError(what, where=where, do="change index.draws or the method's arguments")
+    if plan.timing is None and rows.shape[1] != plan.n_frames:
+        what = f"{name} has {rows.shape[1]} frames, the method's views need {plan.n_frames}"
+        raise StageError(what, where=where, do="change index.draws or the method's arguments")
+    if plan.timing is not None:
+        short = int(too_short(plan.timing, rows, index.columns["pts_s"]).sum())
+        if short:
+            what = f"{short} of the {len(rows)} spans of {name} are too short for {plan.timing}"
+            raise StageError(what, where=where, do=f"set min_frames or min_s of index.draws.{plan.draw}")
 
 
 def to_device(
     batch: Batch, device: torch.device, mean: Sequence[float], std: Sequence[float], dtype: torch.dtype = torch.float32
 ) -> dict[str, Tensor]:
-    """Move the views of a batch and normalise them there: per crop group (B, views, frames, 3, S, S).
+    """Move a batch and normalise its views there.
 
     Bytes cross the bus, a quarter of what floats would be; `mean` and `std` are of RGB in 0..1.
+
+    Returns:
+        Per crop group `<name>`, normalised (B, views, frames, 3, S, S); `<name>_box`, its geometry; and `<name>_mask`
+        where the plan asks for masks (see `Batch`).
     """
     middle, spread = (torch.tensor(v, dtype=dtype, device=device)[:, None, None] for v in (mean, std))
     scale, shift = 1 / (255 * spread), middle / spread
-    return {name: _normalise(views, device, scale, shift) for name, views in batch.views.items()}
+    ready = {name: _normalise(views, device, scale, shift) for name, views in batch.views.items()}
+    for suffix, group in (("box", batch.geometry), ("mask", batch.masks)):
+        ready |= {f"{name}_{suffix}": tensor.to(device, non_blocking=True) for name, tensor in group.items()}
+    return ready
 
 
 def _normalise(views: Tensor, device: torch.device, scale: Tensor, shift: Tensor) -> Tensor:

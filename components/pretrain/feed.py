@@ -11,7 +11,9 @@ from components.common.vit import IMAGENET_MEAN, IMAGENET_STD
 from components.pretrain import parallel
 from components.pretrain.clock import Batch
 from components.pretrain.config import PretrainParams
-from components.pretrain.data import ClipDataset, EpochSampler, make_loader, to_device
+from components.pretrain.data import ClipDataset, to_device
+from components.pretrain.loader import make_loader
+from components.pretrain.sampler import EpochSampler
 
 
 class StoreFeed:

@@ -30,6 +30,9 @@ class Jitter(NamedTuple):
     hue: float
 
 
+NO_JITTER = Jitter(1.0, 1.0, 1.0, 0.0)
+
+
 class Colour(NamedTuple):
     """The colour draws of one view; None and False leave the image as it is."""
 
@@ -37,10 +40,11 @@ class Colour(NamedTuple):
     grey: bool
     blur_sigma_px: float | None
     solarise_from: int | None
+    blur_taps: int | None = None
 
 
 def draw_colour(recipe: Photometric, rng: np.random.Generator) -> Colour:
-    """Draw what happens to one view. Always takes nine numbers: a changed probability moves no other draw."""
+    """Draw what happens to one view. How many numbers it takes hangs on no probability, so none moves other draws."""
     jitter, b, c, s, h, grey, blur, sigma, solarise = rng.random(9).tolist()
     factors = Jitter(
         _within(max(0.0, 1 - recipe.brightness), 1 + recipe.brightness, b),
@@ -48,12 +52,22 @@ def draw_colour(recipe: Photometric, rng: np.random.Generator) -> Colour:
         _within(max(0.0, 1 - recipe.saturation), 1 + recipe.saturation, s),
         _within(-recipe.hue, recipe.hue, h),
     )
+    if recipe.one_jitter_op:
+        kept = int(rng.integers(len(factors)))
+        factors = NO_JITTER._replace(**{Jitter._fields[kept]: factors[kept]})
     return Colour(
         jitter=factors if jitter < recipe.jitter_p else None,
         grey=grey < recipe.grey_p,
         blur_sigma_px=_within(*recipe.blur_sigma_px, sigma) if blur < recipe.blur_p else None,
         solarise_from=recipe.solarise_threshold if solarise < recipe.solarise_p else None,
+        blur_taps=recipe.blur_taps,
     )
+
+
+def with_other_sigma(colour: Colour, recipe: Photometric, rng: np.random.Generator) -> Colour:
+    """The same draws but for the blur's sigma, where there is a blur."""
+    sigma = _within(*recipe.blur_sigma_px, rng.random())
+    return colour if colour.blur_sigma_px is None else colour._replace(blur_sigma_px=sigma)
 
 
 def apply_colour(image: np.ndarray, colour: Colour) -> np.ndarray:
@@ -63,7 +77,7 @@ def apply_colour(image: np.ndarray, colour: Colour) -> np.ndarray:
     if colour.grey:  # one channel from here on: blur and solarise do the same to three equal ones
         image = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
     if colour.blur_sigma_px is not None:
-        image = blur(image, colour.blur_sigma_px)
+        image = blur(image, colour.blur_sigma_px, colour.blur_taps)
     if colour.solarise_from is not None:
         image = solarise(image, colour.solarise_from)
     return cv2.cvtColor(image, cv2.COLOR_GRAY2RGB) if colour.grey else image
@@ -96,12 +110,12 @@ def shift_hue(image: np.ndarray, turns: float) -> np.ndarray:
     return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB_FULL)
 
 
-def blur(image: np.ndarray, sigma_px: float) -> np.ndarray:
-    """Gaussian blur, mirrored at the edges.
+def blur(image: np.ndarray, sigma_px: float, taps: int | None = None) -> np.ndarray:
+    """Gaussian blur, mirrored at the edges; a kernel of `taps` pixels, else as wide as three sigma need.
 
     `cv2.sepFilter2D` takes half the time of `cv2.GaussianBlur`, and float weights instead of 8-bit ones.
     """
-    taps = 2 * math.ceil(BLUR_REACH_SIGMAS * sigma_px) + 1
+    taps = taps or 2 * math.ceil(BLUR_REACH_SIGMAS * sigma_px) + 1
     kernel = cv2.getGaussianKernel(taps, sigma_px, cv2.CV_32F)
     return cv2.sepFilter2D(image, -1, kernel, kernel)
 

@@ -45,12 +45,14 @@ class BlockMasks:
         variations: the share is uniform in ratio -+ variation.
         shape: `block`, or single patches at `random` (then exactly the share, rounded down).
         start_epoch: no crop is masked before this epoch.
+        per_image: one share holds for all crops of a sample (the paper's text), not one for each (its code).
     """
 
     ratios: tuple[float, ...] = (0.0, 0.3)
     variations: tuple[float, ...] = (0.0, 0.2)
     shape: Literal["block", "random"] = "block"
     start_epoch: int = 0
+    per_image: bool = False
 
     def __post_init__(self) -> None:
         if not self.ratios or len(self.ratios) != len(self.variations):

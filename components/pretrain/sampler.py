@@ -3,14 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 
 from components.common.errors import StageError
 
-Key = tuple[int, int]  # (epoch, sample): with the seed, all that a sample's views depend on
 # The first word of every seed says what it is for; without it, order and views would share random numbers.
-ORDER_STREAM, VIEW_STREAM = 1, 2
+ORDER_STREAM, VIEW_STREAM, TIME_STREAM, MASK_STREAM, PLACE_STREAM = 1, 2, 3, 4, 5
+
+
+class Key(NamedTuple):
+    """A sample in its batch. With the seed, epoch and sample decide on its frames and views.
+
+    Attributes:
+        epoch, sample: what is drawn.
+        step: number of the global batch, counted from the start of training.
+        place: which of that batch's samples this is, whatever process asks for it.
+        batch: how many samples that batch has. These three share masks out over a batch.
+    """
+
+    epoch: int
+    sample: int
+    step: int = 0
+    place: int = 0
+    batch: int = 1
 
 
 class EpochSampler:
@@ -53,13 +70,14 @@ class EpochSampler:
 
     def __iter__(self) -> Iterator[list[Key]]:
         local = self.batch // self.world
+        places = range(self.rank * local, (self.rank + 1) * local)
         epoch, order = -1, np.empty(0, np.int64)
         for step in range(self.start, self.steps):
             if step // self.steps_per_epoch != epoch:
                 epoch = step // self.steps_per_epoch
                 order = self.order(epoch)
-            first = step % self.steps_per_epoch * self.batch + self.rank * local
-            yield [(epoch, sample) for sample in order[first : first + local].tolist()]
+            first = step % self.steps_per_epoch * self.batch
+            yield [Key(epoch, int(order[first + place]), step, place, self.batch) for place in places]
 
     def order(self, epoch: int) -> np.ndarray:
         """The samples in the order of one epoch: int64 (n,)."""

@@ -13,9 +13,9 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from components.pretrain.geometry import Box, cut, decode_factor, random_resized_crop
-from components.pretrain.photometric import Colour, apply_colour, draw_colour
-from components.pretrain.plan import Crop, ViewPlan
+from components.pretrain.geometry import Box, centre_box, cut, decode_factor, random_resized_crop
+from components.pretrain.photometric import Colour, apply_colour, draw_colour, with_other_sigma
+from components.pretrain.plan import Crop, Photometric, ViewPlan
 
 Arrays = dict[str, np.ndarray]
 GEOMETRY = 5  # x0, y0, x1, y1 in pixels of the source frame, flip
@@ -82,12 +82,27 @@ def _draw_crop(height: int, width: int, crop: Crop, rng: np.random.Generator) ->
             if frames and crop.shared_geometry:
                 box, flip = frames[0].box, frames[0].flip
             else:
-                box = random_resized_crop(height, width, crop.scale, crop.ratio, rng)
-                flip = rng.random() < crop.flip_p
-            colour = frames[0].colour if frames and crop.shared_photometric else draw_colour(recipe, rng)
+                box, flip = draw_box(height, width, crop, rng)
+            colour = _draw_colour(recipe, crop, frames[0].colour if frames else None, rng)
             frames.append(ViewDraw(box, flip, colour))
         views.append(frames)
     return views
+
+
+def draw_box(height: int, width: int, crop: Crop, rng: np.random.Generator) -> tuple[Box, bool]:
+    """Where a view lies on an image of `height` x `width` pixels, and whether it is flipped."""
+    if crop.whole:
+        box = centre_box(height, width, crop.ratio)
+    else:
+        box = random_resized_crop(height, width, crop.scale, crop.ratio, rng)
+    return box, rng.random() < crop.flip_p
+
+
+def _draw_colour(recipe: Photometric, crop: Crop, first: Colour | None, rng: np.random.Generator) -> Colour:
+    """The colours of one frame of a view, given those of its first frame, which it may share."""
+    if first is None or not crop.shared_photometric:
+        return draw_colour(recipe, rng)
+    return with_other_sigma(first, recipe, rng) if crop.blur_sigma_per_frame else first
 
 
 def smallest_decode(draw: SampleDraw, plan: ViewPlan) -> int:

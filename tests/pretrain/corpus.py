@@ -13,10 +13,15 @@ from components.common.frame_store import FrameStore
 from components.common.frame_store_writer import Frame, FrameStoreWriter, VideoRow
 
 FPS = 4.0
+RANGE_S = (0.25, 0.75)  # of the draw `range`
 
 
 def write_corpus(folder: Path, videos: int = 4, frames: int = 20, side: int = 72) -> tuple[Path, Path]:
-    """Write `folder/frames` and `folder/index` with draws `frame`, `pair`, `clip` (4 frames) and return both."""
+    """Write `folder/frames` and `folder/index` and return both.
+
+    Draws: `frame`, `pair`, `clip` (4 frames), `range` (a second frame within RANGE_S), and `span`: twelve frames from
+    every start, so that an epoch of a few videos has many.
+    """
     store, index = folder / "frames", folder / "index"
     with FrameStoreWriter(store) as writer:
         for video in range(videos):
@@ -29,7 +34,8 @@ def write_corpus(folder: Path, videos: int = 4, frames: int = 20, side: int = 72
     columns |= {"segment": columns["video"], "split": np.zeros(videos * frames, np.int8)}
     starts = np.arange(videos * frames).reshape(videos, frames)
     draws = {name: _draw(starts, k) for name, k in (("frame", 1), ("pair", 2), ("clip", 4))}
-    write_index(index, columns, draws)
+    draws |= {"range": draws["pair"], "span": _draw(starts, min(frames, 12))[:, [0, -1]]}
+    write_index(index, columns, draws, {"range": {"ranges_s": [RANGE_S]}, "span": {"span": "segment"}})
     return store, index
 
 

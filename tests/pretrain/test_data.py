@@ -8,6 +8,7 @@ import pickle
 import random
 import shutil
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -23,10 +24,11 @@ from components.common.clip_index import write_index
 from components.common.errors import ExitCode, StageError
 from components.common.frame_store import FrameStore, shard_name
 from components.common.frame_store_writer import Frame, FrameStoreWriter, VideoRow
-from components.pretrain.data import Batch, ClipDataset, EpochSampler, Loader, decode, make_loader, to_device
+from components.pretrain.data import Batch, ClipDataset, decode, to_device
 from components.pretrain.geometry import Box, cut
-from components.pretrain.plan import ClipCrop, Crop, Photometric, ViewPlan
-from components.pretrain.sampler import VIEW_STREAM, Key
+from components.pretrain.loader import Loader, make_loader
+from components.pretrain.plan import BlockMasks, ClipCrop, Crop, Photometric, ViewPlan
+from components.pretrain.sampler import VIEW_STREAM, EpochSampler, Key
 from components.pretrain.views import make_views
 
 CPU = torch.device("cpu")
@@ -75,7 +77,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Folders:
 
 def equal(one: Batch, two: Batch) -> bool:
     same = torch.equal(one.samples, two.samples)
-    for a, b in ((one.views, two.views), (one.geometry, two.geometry)):
+    for a, b in zip(one[:3], two[:3], strict=True):  # views, geometry, masks
         same &= a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
     return same
 
@@ -83,7 +85,7 @@ def equal(one: Batch, two: Batch) -> bool:
 def test_a_sample_is_its_frames_decoded_and_cut_with_its_own_generator(folders: Folders) -> None:
     """An independent rendition: frames found by name in the tar, decoded by Pillow."""
     dataset = ClipDataset(*folders, PAIR, seed=5, decode_scaled=False)
-    sample = dataset[(2, 3)]  # second video's first pair: the first has four frames, three pairs
+    sample = dataset[Key(2, 3)]  # second video's first pair: the first has four frames, three pairs
     with tarfile.open(folders[0] / shard_name(0)) as tar:
         files = [tar.extractfile(f"take1/{number:08d}.jpg") for number in (0, 1)]
         frames = [np.asarray(Image.open(io.BytesIO(file.read()))) for file in files if file]
@@ -100,12 +102,12 @@ def test_views_depend_on_seed_epoch_and_sample_alone(folders: Folders) -> None:
     dataset = ClipDataset(*folders, PAIR, seed=5)
     np.random.seed(1)
     random.seed(1)
-    first = dataset[(0, 1)]
+    first = dataset[Key(0, 1)]
     np.random.seed(2)
-    dataset[(0, 2)]
-    assert equal(first, dataset[(0, 1)])
-    assert equal(first, pickle.loads(pickle.dumps(dataset))[(0, 1)])
-    others = [dataset[(1, 1)], dataset[(0, 2)], ClipDataset(*folders, PAIR, seed=6)[(0, 1)]]
+    dataset[Key(0, 2)]
+    assert equal(first, dataset[Key(0, 1)])
+    assert equal(first, pickle.loads(pickle.dumps(dataset))[Key(0, 1)])
+    others = [dataset[Key(1, 1)], dataset[Key(0, 2)], ClipDataset(*folders, PAIR, seed=6)[Key(0, 1)]]
     assert not any(torch.equal(first.geometry["global"], other.geometry["global"]) for other in others)
 
 
@@ -156,17 +158,18 @@ def test_scaled_decoding_cuts_the_views_its_geometry_names(tmp_path: Path) -> No
     frame = decode(scaled.store.read(*scaled.index.rows([0])[0][3:6]), 360, 480)
     moved = []
     for epoch in range(8):
-        sample = scaled[(epoch, 0)]
+        sample = scaled[Key(epoch, 0)]
         x0, y0, x1, y1, flip = sample.geometry["global"][0, 0].int().tolist()
         expected = cut(frame, Box(x0, y0, x1 - x0, y1 - y0), 48)
         apart = sample.views["global"][0, 0].numpy().astype(int) - (expected[:, ::-1] if flip else expected)
         assert np.abs(apart).mean() < 3
-        moved.append(float((sample.geometry["global"] - whole[(epoch, 0)].geometry["global"]).abs().max()))
+        moved.append(float((sample.geometry["global"] - whole[Key(epoch, 0)].geometry["global"]).abs().max()))
     assert 0 < max(moved) <= 4  # boxes lie on the grid of a quarter
 
 
 def test_to_device_is_torchvisions_normalisation(folders: Folders) -> None:
-    batch = next(iter(make_loader(ClipDataset(*folders, PAIR, 5), EpochSampler(5, 2, 5, steps=1), 0, CPU)))
+    masked = replace(PAIR, patch_px=8, crops=(replace(PAIR.crops[0], mask=BlockMasks((0.4,), (0.0,))), PAIR.crops[1]))
+    batch = next(iter(make_loader(ClipDataset(*folders, masked, 5), EpochSampler(5, 2, 5, steps=1), 0, CPU)))
     mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
     ready = to_device(batch, CPU, mean, std)
     assert ready["global"].shape == (2, 2, 2, 3, 32, 32) and ready["global"].is_contiguous()
@@ -174,6 +177,10 @@ def test_to_device_is_torchvisions_normalisation(folders: Folders) -> None:
     image = batch.views["global"][1, 0, 1].numpy()
     assert torch.allclose(ready["global"][1, 0, 1], normalize(to_tensor(image), mean, std), atol=1e-6)
     assert batch.views["global"].dtype == torch.uint8  # normalising works on a copy
+    assert ready.keys() == {"global", "global_box", "global_mask", "local", "local_box"}
+    assert ready["local_box"].shape == (2, 3, 1, 5) and torch.equal(ready["local_box"], batch.geometry["local"])
+    assert ready["global_mask"].shape == (2, 2, 2, 4, 4) and ready["global_mask"].dtype == torch.bool
+    assert ready["global_mask"].any() and not ready["global_mask"].all()
 
 
 def broken(jpeg: bytes) -> bytes:
@@ -195,13 +202,13 @@ def test_a_frame_that_does_not_decode_is_named(tmp_path: Path, workers: int) -> 
 def test_a_frame_of_another_size_than_the_index_says_is_named(tmp_path: Path) -> None:
     folders = write(tmp_path, [jpegs(2, 40, 50)], size_of={1: (40, 48)})
     with pytest.raises(StageError, match=r"'take0' cannot be decoded, it is 50x40, expected 48x40"):
-        ClipDataset(*folders, PLAIN, seed=0)[(0, 1)]
+        ClipDataset(*folders, PLAIN, seed=0)[Key(0, 1)]
 
 
 def test_frames_of_two_sizes_cannot_share_crops(tmp_path: Path) -> None:
     folders = write(tmp_path, [jpegs(1, 40, 50) + jpegs(1, 64, 64)])
     with pytest.raises(StageError, match=r"two sizes are drawn together, 50x40 and 64x64, in video 'take0'"):
-        ClipDataset(*folders, PAIR, seed=0)[(0, 0)]
+        ClipDataset(*folders, PAIR, seed=0)[Key(0, 0)]
 
 
 def test_a_draw_of_another_length_is_refused(folders: Folders) -> None:
@@ -220,7 +227,7 @@ def test_a_missing_shard_is_named(folders: Folders, tmp_path: Path) -> None:
     shutil.copytree(folders[0], store)
     (store / shard_name(0)).unlink()
     with pytest.raises(StageError, match="missing shard"):
-        ClipDataset(store, folders[1], PAIR, seed=0)[(0, 0)]
+        ClipDataset(store, folders[1], PAIR, seed=0)[Key(0, 0)]
 
 
 class Dying(ClipDataset):
@@ -254,5 +261,5 @@ def test_other_errors_of_the_loader_stay_what_they_are() -> None:
 
 def test_the_clip_crop_works_from_the_store(folders: Folders) -> None:
     plan = ViewPlan("pair", 2, PAIR.crops, ClipCrop(40, (0.5, 1.0)))
-    x0, y0, x1, y1, _ = ClipDataset(*folders, plan, seed=0)[(0, 0)].geometry["global"].movedim(-1, 0)
+    x0, y0, x1, y1, _ = ClipDataset(*folders, plan, seed=0)[Key(0, 0)].geometry["global"].movedim(-1, 0)
     assert (x0 >= 0).all() and (y0 >= 0).all() and (x1 <= 96.001).all() and (y1 <= 72.001).all()

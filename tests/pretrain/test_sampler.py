@@ -29,8 +29,11 @@ def test_an_epoch_visits_every_sample_once_but_the_incomplete_batch() -> None:
     keys = [key for batch in sampler for key in batch]
     for epoch in range(3):
         seen = keys[20 * epoch : 20 * epoch + 20]
-        assert {e for e, _ in seen} == {epoch}
-        samples = [sample for _, sample in seen]
+        assert {key.epoch for key in seen} == {epoch}
+        samples = [key.sample for key in seen]
+        assert [(key.step, key.place, key.batch) for key in seen] == [
+            (4 * epoch + batch, place, 5) for batch in range(4) for place in range(5)
+        ]
         assert len(set(samples)) == 20 and set(samples) <= set(range(23))
         assert samples == sampler.order(epoch)[:20].tolist()
 

@@ -184,8 +184,10 @@ def test_loader_batches_are_equal(store, bucket, tmp_path):
     """The training loader: index by address, frames by range, from worker processes."""
     import torch
 
-    from components.pretrain.data import ClipDataset, EpochSampler, make_loader
+    from components.pretrain.data import ClipDataset
+    from components.pretrain.loader import make_loader
     from components.pretrain.plan import Crop, Photometric, ViewPlan
+    from components.pretrain.sampler import EpochSampler
     from tests.pretrain.corpus import write_corpus
 
     frames, index = write_corpus(tmp_path, videos=2, frames=6, side=48)
