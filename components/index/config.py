@@ -72,20 +72,43 @@ class RangesDraw(SharingDraw):
         return sum(high < 0 for _, high in self.ranges_s)
 
 
+class SpanDraw(Params):
+    """Stretches of video from which frames are drawn anew each epoch: a row is the first and the last frame of one.
+
+    T-CoRe's sandwich and TimeT's clips are drawn so. Their own loaders take whole videos, across cuts.
+    """
+
+    span: Literal["segment", "video"] = Field(description="one row a cut-free stretch, or one a video")
+    min_s: float = Field(0.0, ge=0, description="seconds from the first to the last frame, at least")
+    min_frames: int = Field(2, ge=1, description="frames in it, at least")
+    max_s: float | None = Field(None, gt=0, description="longer ones are cut into pieces of so many seconds")
+    anchor: ClassVar[int] = 0
+
+    @model_validator(mode="after")
+    def _pieces_are_kept(self) -> SpanDraw:
+        if self.max_s is not None and self.max_s <= self.min_s:
+            raise ValueError(f"max_s = {self.max_s:g} must be above min_s = {self.min_s:g}: no piece would be kept")
+        return self
+
+
 def _kind(value: Any) -> str | None:
     """Which kind of draw is meant, by the key that only this kind has; None makes the error name all kinds."""
-    for key, kind in (("n_frames", "clip"), ("gap_s", "clip"), ("ranges_s", "ranges"), ("offsets_s", "offsets")):
+    kinds = {"n_frames": "clip", "gap_s": "clip", "ranges_s": "ranges", "offsets_s": "offsets", "span": "span"}
+    for key, kind in kinds.items():
         if (isinstance(value, dict) and key in value) or hasattr(value, key):
             return kind
     return None
 
 
 Draw = Annotated[
-    Annotated[OffsetsDraw, Tag("offsets")] | Annotated[ClipDraw, Tag("clip")] | Annotated[RangesDraw, Tag("ranges")],
+    Annotated[OffsetsDraw, Tag("offsets")]
+    | Annotated[ClipDraw, Tag("clip")]
+    | Annotated[RangesDraw, Tag("ranges")]
+    | Annotated[SpanDraw, Tag("span")],
     Discriminator(
         _kind,
         custom_error_type="draw",
-        custom_error_message="a draw has `offsets_s`, or `n_frames` and `gap_s`, or `ranges_s`",
+        custom_error_message="a draw has `offsets_s`, or `n_frames` and `gap_s`, or `ranges_s`, or `span`",
     ),
 ]
 

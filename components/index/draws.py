@@ -11,11 +11,11 @@ import hashlib
 import numpy as np
 
 from components.common.errors import StageError
-from components.index.config import ClipDraw, IndexParams, OffsetsDraw, RangesDraw, SharingDraw
+from components.index.config import ClipDraw, IndexParams, OffsetsDraw, RangesDraw, SharingDraw, SpanDraw
 from components.index.objects import Shared
 from components.index.table import US_PER_S, FrameTable, ticks
 
-Draw = OffsetsDraw | ClipDraw | RangesDraw
+Draw = OffsetsDraw | ClipDraw | RangesDraw | SpanDraw
 
 
 def build_draw(name: str, draw: Draw, table: FrameTable, usable: np.ndarray, params: IndexParams) -> np.ndarray:
@@ -29,7 +29,8 @@ def build_draw(name: str, draw: Draw, table: FrameTable, usable: np.ndarray, par
         params: tolerance and thinning.
 
     Returns:
-        int64 (N, k), k distinct frames of one segment each, rising in time; rows ordered by their anchor.
+        int64 (N, k), k distinct frames of one segment each, rising in time; rows ordered by their anchor. Of spans
+        int64 (N, 2), the first and the last frame.
 
     Raises:
         StageError: when no row is left; it says why.
@@ -37,7 +38,9 @@ def build_draw(name: str, draw: Draw, table: FrameTable, usable: np.ndarray, par
     anchors = np.flatnonzero(usable)
     if params.anchor_every_s is not None:
         anchors = _one_per_period(anchors, table, params.anchor_every_s)
-    if isinstance(draw, RangesDraw):
+    if isinstance(draw, SpanDraw):
+        rows = spans(table, usable, draw)
+    elif isinstance(draw, RangesDraw):
         chance = uniform(table, params.seed, f"{name}/ranges", len(draw.ranges_s))
         rows = from_ranges(table, anchors, draw, chance)
     else:
@@ -46,6 +49,7 @@ def build_draw(name: str, draw: Draw, table: FrameTable, usable: np.ndarray, par
         rows = _sharing(name, rows, table, draw.shared)
     if not len(rows):
         do = "extract at a higher rate, or ask for times that are multiples of the frame spacing"
+        do = "lower min_s or min_frames" if isinstance(draw, SpanDraw) else do
         raise StageError(_why_empty(name, draw, table, params), where="index.draws", do=do)
     if params.max_anchors is not None and len(rows) > params.max_anchors:
         chance = uniform(table, params.seed, f"{name}/anchors", 1)[rows[:, draw.anchor], 0]
@@ -101,6 +105,23 @@ def from_ranges(table: FrameTable, anchors: np.ndarray, draw: RangesDraw, chance
     return rows[good]
 
 
+def spans(table: FrameTable, usable: np.ndarray, draw: SpanDraw) -> np.ndarray:
+    """First and last frame of every stretch that is long enough: int64 (N, 2).
+
+    A piece of a long stretch holds the frames of one period of `max_s` seconds, counted from the stretch's start.
+    """
+    pts = ticks(table.columns["pts_s"])
+    new = np.diff(table.columns["video"] if draw.span == "video" else table.segment, prepend=-1) != 0
+    if draw.max_s is not None:
+        start = np.flatnonzero(new)
+        since = pts - np.repeat(pts[start], np.diff(np.append(start, len(table))))
+        new |= np.diff(since // round(draw.max_s * US_PER_S), prepend=0) != 0
+    first = np.flatnonzero(new)
+    last = np.append(first[1:], len(table)) - 1
+    long = (pts[last] - pts[first] >= round(draw.min_s * US_PER_S)) & (last - first + 1 >= draw.min_frames)
+    return np.stack([first, last], axis=1)[long & usable[first]]
+
+
 def uniform(table: FrameTable, seed: int, purpose: str, width: int) -> np.ndarray:
     """float64 (F, width) in [0, 1), from one generator a video: adding a video changes no value of another."""
     start = np.flatnonzero(np.diff(table.columns["video"], prepend=-1))
@@ -145,7 +166,9 @@ def _one_per_period(anchors: np.ndarray, table: FrameTable, every_s: float) -> n
 
 def _why_empty(name: str, draw: Draw, table: FrameTable, params: IndexParams) -> str:
     pts, same = table.columns["pts_s"], np.diff(table.segment) == 0
-    if isinstance(draw, RangesDraw):
+    if isinstance(draw, SpanDraw):
+        wanted = f"{draw.span} of {draw.min_s:g} s and {draw.min_frames} frames or more"
+    elif isinstance(draw, RangesDraw):
         wanted = f"frames within {[list(ends) for ends in draw.ranges_s]} s of an anchor"
     else:
         times = ", ".join(f"{offset:g}" for offset in draw.offsets_s)

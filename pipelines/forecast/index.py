@@ -65,11 +65,15 @@ def frames_drawn(draw: Mapping[str, Any]) -> int:
     """Frames in one row of a draw."""
     if "n_frames" in draw:
         return int(draw["n_frames"])
+    if "span" in draw:
+        return 2  # its first and its last
     return len(draw["offsets_s"]) if "offsets_s" in draw else len(draw["ranges_s"]) + 1
 
 
 def offsets_of(draw: Mapping[str, Any]) -> list[float]:
-    """Times of a row's frames, rising; of a range, its middle. One of them is 0, the anchor."""
+    """Times of a row's frames, rising; of a range, its middle; of a span, the least it has. One is 0, the anchor."""
+    if "span" in draw:
+        return [0.0, max(1.0, float(draw.get("min_s", 0.0)))]
     if "ranges_s" in draw:
         return sorted([0.0, *((low + high) / 2 for low, high in draw["ranges_s"])])
     return list(draw.get("offsets_s") or (step * draw["gap_s"] for step in range(draw["n_frames"])))
@@ -78,16 +82,28 @@ def offsets_of(draw: Mapping[str, Any]) -> list[float]:
 def rows_of(frames: Frames, draw: Mapping[str, Any], params: Mapping[str, Any]) -> float:
     """Expected rows of one draw: counted on one video's times, less what hard cuts and held-out videos take away."""
     times, videos = frames.times_s, frames.videos
+    kept_share, limit = 1 - float(params.get("val_share", 0.0)), params.get("max_anchors") or math.inf
+    if "span" in draw:
+        return min(float(limit), _spans(times, videos.cuts_per_s, draw) * kept_share * frames.n / len(times))
     anchors = np.arange(len(times))
     every_s = params.get("anchor_every_s")
     if every_s is not None:
         anchors = anchors[np.diff(np.floor(times / every_s), prepend=-1) > 0]
     good, reach_s = _fits(times, anchors, draw, float(params.get("tolerance_s", 0.05)))
     survive = math.exp(-videos.cuts_per_s * reach_s)  # no cut within the row's span: a Poisson chance
-    kept = good * survive * (1 - float(params.get("val_share", 0.0)))
-    rows = kept * frames.n / len(times)
-    limit = params.get("max_anchors")
-    return min(rows, float(limit)) if limit is not None else rows
+    return min(float(limit), good * survive * kept_share * frames.n / len(times))
+
+
+def _spans(times: NDArray[np.float64], cuts_per_s: float, draw: Mapping[str, Any]) -> float:
+    """Expected spans of one video: a stretch of m frames or more starts at its first frame, or at any cut before m.
+
+    A piece of a longer stretch counts as a stretch that goes on for the pieces before it.
+    """
+    n, gap_s = len(times), (times[-1] - times[0]) / max(len(times) - 1, 1)
+    least = max(int(draw.get("min_frames", 2)), 1 + math.ceil(draw.get("min_s", 0.0) / gap_s - 1e-6) if n > 1 else 1)
+    piece = max(1, math.ceil(draw["max_s"] / gap_s - 1e-6)) if draw.get("max_s") else n
+    cut = 1 - math.exp(-cuts_per_s * gap_s) if draw["span"] == "segment" else 0.0
+    return sum((1 - cut) ** (m - 1) * (1 + (n - m) * cut) for m in range(least, n + 1, piece))
 
 
 def _fits(

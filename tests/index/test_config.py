@@ -6,16 +6,17 @@ import pytest
 
 from components.common.config import parse
 from components.common.errors import StageError
-from components.index.config import ClipDraw, IndexParams, OffsetsDraw, RangesDraw
+from components.index.config import ClipDraw, IndexParams, OffsetsDraw, RangesDraw, SpanDraw
 
 from .conftest import params
 
 
-def test_three_kinds_of_draws() -> None:
+def test_four_kinds_of_draws() -> None:
     draws = params({
         "pair": {"offsets_s": [-0.5, 0, 0.5]},
         "clip": {"n_frames": 4.0, "gap_s": 0.5},
         "past_and_future": {"ranges_s": [[-2, -1], [1, 2], [3, 4]]},
+        "whole": {"span": "segment", "min_s": 2},
     }).draws  # fmt: skip
     assert isinstance(draws["pair"], OffsetsDraw)
     assert draws["pair"].anchor == 1
@@ -24,6 +25,7 @@ def test_three_kinds_of_draws() -> None:
     assert draws["clip"].anchor == 0
     assert isinstance(draws["past_and_future"], RangesDraw)
     assert draws["past_and_future"].anchor == 1
+    assert draws["whole"] == SpanDraw(span="segment", min_s=2.0, min_frames=2)
 
 
 @pytest.mark.parametrize(
@@ -35,7 +37,9 @@ def test_three_kinds_of_draws() -> None:
         ({"offsets_s": []}, "at least 1 item"),
         ({"offsets_s": [0, float("nan")]}, "finite"),
         ({"offsets_s": [0, 0.05]}, "0.05 s apart, not above twice tolerance_s"),
-        ({"offset_s": [0]}, "a draw has `offsets_s`, or `n_frames` and `gap_s`, or `ranges_s`"),
+        ({"offset_s": [0]}, "a draw has `offsets_s`, or `n_frames` and `gap_s`, or `ranges_s`, or `span`"),
+        ({"span": "shot"}, "'segment' or 'video'"),
+        ({"span": "video", "min_s": 3, "max_s": 3}, "no piece would be kept"),
         ({"offsets_s": [0], "stride": 2}, "unknown key 'draws.d.stride'"),
         ({"n_frames": 1, "gap_s": 0.5}, "greater than 1"),
         ({"n_frames": 2}, "missing key"),

@@ -111,6 +111,44 @@ def test_a_range_is_drawn_uniformly_and_repeats_with_the_seed() -> None:
     assert (rows != build(draw, table, seed=1)).any()
 
 
+@settings(max_examples=100, deadline=None)
+@given(corpora, st.sampled_from(["segment", "video"]), st.integers(0, 12), st.integers(1, 4), st.integers(0, 9))
+def test_spans_are_the_stretches_that_are_long_enough(
+    videos: list[list[list[float]]], span: str, min_steps: int, min_frames: int, piece_steps: int
+) -> None:
+    table = make_table(restart(videos))
+    segments = [segment for video in videos for segment in video]
+    stretches = segments if span == "segment" else [[pts for segment in video for pts in segment] for video in videos]
+    expected, begin = [], 0
+    for times in stretches:
+        pieces: dict[int, list[int]] = {}
+        for number, pts in enumerate(times):
+            since = round(pts * US) - round(times[0] * US)
+            pieces.setdefault(since // round((min_steps + piece_steps) / 24 * US) if piece_steps else 0, []).append(
+                number
+            )
+        for piece in pieces.values():
+            length = round(times[piece[-1]] * US) - round(times[piece[0]] * US)
+            if length >= round(min_steps / 24 * US) and len(piece) >= min_frames:
+                expected.append([begin + piece[0], begin + piece[-1]])
+        begin += len(times)
+    draw = {"span": span, "min_s": min_steps / 24, "min_frames": min_frames}
+    draw |= {"max_s": (min_steps + piece_steps) / 24} if piece_steps else {}
+    if expected:
+        assert build(draw, table).tolist() == expected
+    else:
+        with pytest.raises(StageError, match=r"draw 'd' is empty, no .* or more"):
+            build(draw, table)
+
+
+def test_spans_leave_out_unusable_videos_and_cross_cuts_only_when_asked() -> None:
+    table = make_table([[[0.0, 0.5, 1.0], [1.5, 2.0]]] * 3)
+    usable = table.columns["video"] != 1
+    assert build({"span": "segment"}, table, usable).tolist() == [[0, 2], [3, 4], [10, 12], [13, 14]]
+    assert build({"span": "video"}, table, usable).tolist() == [[0, 4], [10, 14]]
+    assert build({"span": "segment", "min_s": 1}, table, usable, max_anchors=1).tolist() in ([[0, 2]], [[10, 12]])
+
+
 def test_another_video_changes_nothing_for_the_others() -> None:
     video = [(np.arange(300) / 6).tolist()]
     alone = make_table([video, video], ["a", "c"])

@@ -36,6 +36,7 @@ DRAWS: dict[str, Any] = {
     "around": {"offsets_s": [-0.5, 0, 0.5]},
     "clip": {"n_frames": 4, "gap_s": 0.5},
     "triple": {"ranges_s": [[-1.0, -0.5], [0.5, 1.0]]},
+    "span": {"span": "segment", "min_s": 1.5},
 }
 
 
@@ -129,6 +130,18 @@ def test_cuts_and_held_out_videos_take_rows_away() -> None:
     assert fingerprints(frames, 1.0) == pytest.approx(len(sampled_frames(table, 1.0)), rel=0.03)
     held = rows_of(frames, DRAWS["clip"], {"draws": DRAWS, "val_share": 0.25})
     assert held == pytest.approx(0.75 * len(real), rel=0.02)
+
+
+@pytest.mark.parametrize("more", [{}, {"min_s": 2.0}, {"min_frames": 12}, {"min_s": 1.0, "max_s": 2.5}])
+def test_spans_between_random_cuts(more: dict[str, Any]) -> None:
+    frames = corpus(4000, 8.0, 24.0, 4.0, cuts_per_s=0.1)
+    rng = np.random.default_rng(0)
+    table = table_of(frames, cut=rng.random(int(frames.n)) < 1 - np.exp(-0.1 * 0.25))
+    for span in ("segment", "video"):
+        draw = {"span": span, **more}
+        params = IndexParams.model_validate({"draws": {"d": draw}})
+        real = build_draw("d", params.draws["d"], table, np.ones(len(table), bool), params)
+        assert rows_of(frames, draw, {"draws": DRAWS}) == pytest.approx(len(real), rel=0.02)
 
 
 def test_an_empty_draw_is_told() -> None:
