@@ -80,6 +80,11 @@ class Method(nn.Module, ABC):
     def views(cls, args: Any, patch_px: int) -> ViewPlan:
         """The views of one sample; masks and objects are told in patches of `patch_px` pixels."""
 
+    @classmethod
+    def needs_start(cls, args: Any) -> bool:
+        """Whether this is tuning, for which the encoder must have learnt before: the stage refuses random weights."""
+        return False
+
     @abstractmethod
     def forward(self, batch: dict[str, Tensor], now: Now) -> StepOutput:
         """Loss of one micro-batch.

@@ -35,6 +35,7 @@ DATA_WAIT_HINT = 0.1  # the share of waiting from which more workers would pay
 def pretrain(ctx: Context) -> None:
     """Run the stage in its first process."""
     params: Any = started_from(ctx.inputs["start"], ctx.params)
+    check_start(params)
     store = CheckpointStore(_checkpoint_folder(ctx), _identity(ctx))
     job = {
         "params": params.model_dump(mode="json"),
@@ -67,6 +68,15 @@ def started_from(start: Path | None, params: Any) -> Any:
         what = f"the encoder cannot start from both {start} and {named}"
         raise StageError(what, where="pretrain.encoder.start_from", do="leave it to `methods` in params.yaml")
     return params.model_copy(update={"encoder": params.encoder.model_copy(update={"start_from": str(start)})})
+
+
+def check_start(params: PretrainParams) -> None:
+    """Refuse to tune an encoder that has learnt nothing."""
+    tunes = params.trainer.trains and find_method(params.method).needs_start(params.args)
+    if tunes and params.encoder.start_from is None:
+        what = f"{params.method} tunes an encoder that has learnt before, and there is none to start from"
+        do = "name one: --start, methods in params.yaml, or encoder.start_from (model folder, timm:NAME, .safetensors)"
+        raise StageError(what, where=f"pretrain.{params.method}", do=do)
 
 
 def follow() -> int:

@@ -12,11 +12,15 @@ from small import assert_same_gradients, now
 from test_feature_forwarder import naive_carry
 from torch import Tensor, nn
 
+from components.common.config import parse
 from components.common.errors import StageError
 from components.common.vit import build_vit
 from components.pretrain.blocks.foreground import foreground
+from components.pretrain.config import PretrainParams, params_model
+from components.pretrain.methods.dino import DINO
 from components.pretrain.methods.timet import TimeT, label_loss
 from components.pretrain.plan import Consecutive, Regular, UniformTimes
+from components.pretrain.run import check_start
 
 NETWORK = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 4, "num_heads": 3}
 ARGS = {"global_size_px": 32, "out_dim": 12, "hidden_dims": (20, 16), "bottleneck_dim": 10, "radius": 2}
@@ -246,6 +250,19 @@ def test_the_encoder_learns_at_a_tenth_of_the_rate() -> None:
         "head.0.bias": 1.0,
     }
     assert method.lr_scale("prototypes.weight") == 1.0
+
+
+def test_an_encoder_that_has_learnt_nothing_is_refused() -> None:
+    def section(**changes: Any) -> PretrainParams:
+        values = {"method": "timet", **changes}
+        return parse(params_model("timet", values), values, "test")
+
+    with pytest.raises(StageError, match="timet tunes an encoder that has learnt before, and there is none"):
+        check_start(section())
+    check_start(section(encoder={"start_from": "timm:vit_small_patch16_224.dino"}))
+    check_start(section(args={"trainable_blocks": "all"}))
+    check_start(section(trainer={"max_steps": 0}))  # nothing is trained
+    assert not DINO.needs_start(None)
 
 
 def test_views_of_half_patches_are_refused() -> None:

@@ -13,10 +13,10 @@ Only the last two blocks, the head phi and the prototypes M learn, from the last
 thrown away. So the first blocks are passed without gradient, and nothing but the last frame's tail keeps activations:
 one pass of the encoder a frame, where the released code takes four (docs/methods/timet.md).
 
-Settings follow the two released codebases, which agree, where the text could not be had. Options, off by default as in
-the authors' README: an EMA teacher that assigns (`ema`; the released update has its weights swapped, ours has not), a
-queue of earlier patches in Sinkhorn (`queue`), the attention's foreground (`foreground`). `compat` reproduces the slips
-of the released loader.
+It goes on from an encoder that has learnt, and is refused without one unless all blocks learn. Settings follow the two
+released codebases, which agree, where the text could not be had. Options, off by default as in the authors' README: an
+EMA teacher that assigns (`ema`; the released update has its weights swapped, ours has not), a queue of earlier patches
+in Sinkhorn (`queue`), the attention's foreground (`foreground`). `compat` reproduces the slips of the released loader.
 """
 
 from __future__ import annotations
@@ -123,6 +123,11 @@ class TimeT(Method):
             "regular": Regular(args.n_frames, args.step_s),
         }
         return ViewPlan("span", args.n_frames, (clip,), timing=timings[args.sampling], patch_px=patch_px)
+
+    @classmethod
+    def needs_start(cls, args: Args) -> bool:
+        """Its last blocks alone make no features of random ones."""
+        return args.trainable_blocks != "all"
 
     @torch.no_grad()
     def before_step(self, micro_batches: list[Batch], now: Now) -> list[Batch]:
