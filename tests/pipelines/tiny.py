@@ -15,6 +15,7 @@ __all__ = ["ROOT", "environment", "repro", "results", "tiny_workspace"]
 
 WORLD = {"source": "procedural", "width_px": 96, "height_px": 64, "fps": 12, "clip_s": 3, "workers": 1}
 DRAWS = {"frame": {"offsets_s": [0]}, "pair": {"offsets_s": [0, 0.5]}, "clip": {"n_frames": 2, "gap_s": 0.5}}
+ARGS = {"out_dim": 64, "hidden_dim": 32, "bottleneck_dim": 16, "global_size_px": 32, "local_size_px": 16}
 TINY: dict[str, Any] = {
     "methods": ["random", "dino", "dora"],
     "download": {
@@ -44,10 +45,11 @@ TINY: dict[str, Any] = {
                 "log_every_steps": 1,
                 "checkpoint_every_s": 0,
             },
-            "args": {"out_dim": 64, "hidden_dim": 32, "bottleneck_dim": 16, "global_size_px": 32, "local_size_px": 16},
         },
-        "dino": {"trainer": {"max_steps": 6}},
-        "dora": {"trainer": {"max_steps": 6, "batch_size": 4}, "args": {"n_frames": 2, "clip_crop_px": 48}},
+        "random": {"args": ARGS},
+        "dino": {"trainer": {"max_steps": 6}, "args": ARGS},
+        "next_frame": {"args": ARGS},
+        "dora": {"trainer": {"max_steps": 6, "batch_size": 4}, "args": {**ARGS, "n_frames": 2, "clip_crop_px": 48}},
     },
     "evaluate": {
         "knn": {"resize_px": 40, "crop_px": 32},
