@@ -21,8 +21,12 @@ class Prototypes(nn.Module):
         self.direction = nn.Linear(in_dim, out_dim, bias=False).weight  # the framework's start; only its angle counts
         self.gain = nn.Parameter(torch.ones(out_dim, 1), requires_grad=train_gain)
 
+    def rows(self) -> Tensor:
+        """The prototypes (out_dim, in_dim)."""
+        return self.gain * F.normalize(self.direction, dim=-1)
+
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.gain * F.normalize(self.direction, dim=-1))
+        return F.linear(x, self.rows())
 
 
 class ProjectionHead(nn.Module):

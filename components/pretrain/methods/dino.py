@@ -20,16 +20,15 @@ from torch import Tensor, nn
 
 from components.pretrain.blocks.centre import Centre
 from components.pretrain.blocks.crops import LOCAL, CropArgs, check_sizes, global_recipes
+from components.pretrain.blocks.prototype_loss import Scores, Targets, view_pair_loss
 from components.pretrain.blocks.self_distillation import (
     DistillationArgs,
     check_warmup,
     last_layers,
     make_teacher,
-    teacher_probabilities,
     teacher_temperature,
     tokens,
     view_first,
-    view_pair_loss,
 )
 from components.pretrain.method import EncoderFactory, Method, Now, StepOutput, register
 from components.pretrain.plan import Crop, ViewPlan
@@ -71,18 +70,18 @@ class DINO(Method):
 
         with torch.no_grad():
             target, _ = tokens(self.teacher["backbone"], groups[0])
-            teacher_logits = self.teacher["head"](target)  # (2, B, K)
+            teacher = Scores.of(self.teacher["head"], target)  # (2, B) rows over K prototypes
         tau = teacher_temperature(
             now.epoch, args.warmup_teacher_temp, args.teacher_temp, args.warmup_teacher_temp_epochs
         )
-        probs = teacher_probabilities(teacher_logits, self.centre.value, tau)
-        self.centre.add(teacher_logits)
+        targets = Targets(teacher, self.centre.value, tau)
+        self.centre.add_sum(*teacher.sum())
 
         # one pass a resolution: the views of one size are one batch
         cls = torch.cat([tokens(self.student["backbone"], group)[0] for group in groups])  # (2 + L, B, D)
-        loss = view_pair_loss(probs, self.student["head"](cls), args.student_temp)
+        loss = view_pair_loss(targets, Scores.of(self.student["head"], cls), args.student_temp)
 
-        monitors = {"teacher_probs": probs.flatten(0, 1), "features": target.flatten(0, 1)}
+        monitors = {"teacher_probs": targets.some(), "features": target.flatten(0, 1)}
         return StepOutput(loss, {"dino": loss.detach()}, monitors)
 
     def after_step(self, now: Now) -> None:
