@@ -17,8 +17,9 @@ from components.common.clip_index import ClipIndex, FrameRow
 from components.common.errors import StageError
 from components.common.frame_store import FrameStore
 from components.pretrain.masking import draw_masks, mask_shapes
+from components.pretrain.objects import Candidates, aim, candidates, check_objects, object_patches, object_shapes
 from components.pretrain.plan import RangeTimes, ViewPlan
-from components.pretrain.sampler import TIME_STREAM, VIEW_STREAM, Key
+from components.pretrain.sampler import OBJECT_STREAM, TIME_STREAM, VIEW_STREAM, Key
 from components.pretrain.timing import draw_frames, too_short
 from components.pretrain.views import GEOMETRY, Arrays, cut_views, draw_views, smallest_decode, view_shapes
 
@@ -30,12 +31,14 @@ class Batch(NamedTuple):
         views: per crop group uint8 (B, views, frames, S, S, 3).
         geometry: per crop group float32 (B, views, frames, 5): x0, y0, x1, y1 in pixels of the source frame, flip.
         masks: per masked crop group bool (B, views, frames, g, g) of patches, True where hidden from the student.
+        objects: with target objects, per crop group bool (B, views, frames, g, g) of patches, True where it shows.
         samples: int64 (B,), numbers of the samples.
     """
 
     views: dict[str, Tensor]
     geometry: dict[str, Tensor]
     masks: dict[str, Tensor]
+    objects: dict[str, Tensor]
     samples: Tensor
 
 
@@ -65,6 +68,7 @@ class ClipDataset(Dataset[Batch]):
         if made_from != self.store.fingerprint or len(self.index) != self.store.n_frames:
             raise StageError("the index was made from other frames", where=index, do="run the stage 'index' again")
         check_draw(self.index, plan)
+        check_objects(self.index, plan)
 
     def __len__(self) -> int:
         return len(self.index.draw(self.plan.draw)) * (1 + self.plan.both_ways)
@@ -72,8 +76,8 @@ class ClipDataset(Dataset[Batch]):
     def __getitem__(self, key: Key) -> Batch:
         """One sample; raises StageError naming video, time and shard of a frame that cannot be used."""
         batch = self.batch([key])
-        views, geometry, masks = ({name: t[0] for name, t in group.items()} for group in batch[:3])
-        return Batch(views, geometry, masks, batch.samples[0])
+        views, geometry, masks, objects = ({name: t[0] for name, t in group.items()} for group in batch[:4])
+        return Batch(views, geometry, masks, objects, batch.samples[0])
 
     def __getitems__(self, keys: list[Key]) -> Batch | StageError:
         """A batch, or what went wrong: an error raised in a worker would arrive as the text of its traceback."""
@@ -88,13 +92,14 @@ class ClipDataset(Dataset[Batch]):
         views = {name: torch.empty((n, *shape), dtype=torch.uint8) for name, shape in shapes.items()}
         geometry = {name: torch.empty((n, *s[:2], GEOMETRY), dtype=torch.float32) for name, s in shapes.items()}
         masks = {name: torch.empty((n, *s), dtype=torch.bool) for name, s in mask_shapes(self.plan).items()}
-        places = [{name: tensor.numpy() for name, tensor in group.items()} for group in (views, geometry, masks)]
+        objects = {name: torch.zeros((n, *s), dtype=torch.bool) for name, s in object_shapes(self.plan).items()}
+        places = [{name: t.numpy() for name, t in group.items()} for group in (views, geometry, masks, objects)]
         drawn = [self.frames(key) for key in keys]
         if self.store.is_remote:
             self._prefetch(drawn)
         for b, (key, frames) in enumerate(zip(keys, drawn, strict=True)):
             self._fill(key, frames, *({name: array[b] for name, array in group.items()} for group in places))
-        return Batch(views, geometry, masks, torch.tensor([key.sample for key in keys]))
+        return Batch(views, geometry, masks, objects, torch.tensor([key.sample for key in keys]))
 
     def frames(self, key: Key) -> np.ndarray:
         """The frames of a sample, as rows of the index: int64 (n_frames,).
@@ -114,15 +119,26 @@ class ClipDataset(Dataset[Batch]):
         rows = self.index.rows(np.concatenate(drawn))
         self.store.prefetch((row.shard, row.offset, row.size) for row in rows)
 
-    def _fill(self, key: Key, frames: np.ndarray, views: Arrays, geometry: Arrays, masks: Arrays) -> None:
+    def _fill(
+        self, key: Key, frames: np.ndarray, views: Arrays, geometry: Arrays, masks: Arrays, objects: Arrays
+    ) -> None:
         rows = self.index.rows(frames)
         height, width = self._size(rows)
         rng = np.random.default_rng((VIEW_STREAM, self.seed, key.epoch, key.sample))
         draw = draw_views(height, width, self.plan, rng)
+        chance = np.random.default_rng((OBJECT_STREAM, self.seed, key.epoch, key.sample))
+        draw, target = aim(draw, self.plan, self._candidates(frames), chance)
         factor = smallest_decode(draw, self.plan) if self.decode_scaled else 1
         cut_views([self._frame(row, factor) for row in rows], self.plan, draw, views, geometry, factor)
         for name, mask in draw_masks(self.plan, key, self.seed).items():
             masks[name][...] = mask
+        if target is not None:
+            object_patches(self.plan, geometry, target, chance, objects)
+
+    def _candidates(self, frames: np.ndarray) -> Candidates:
+        if self.plan.objects is None or self.index.objects is None:
+            return {}
+        return candidates(self.plan, [self.index.objects.of(int(row)) for row in frames], self.store.read)
 
     def _size(self, rows: list[FrameRow]) -> tuple[int, int]:
         """(height, width) of frames drawn together; they share crops, so they must share their size."""
@@ -194,12 +210,12 @@ def to_device(
 
     Returns:
         Per crop group `<name>`, normalised (B, views, frames, 3, S, S); `<name>_box`, its geometry; and `<name>_mask`
-        where the plan asks for masks (see `Batch`).
+        and `<name>_object` where the plan asks for masks and objects (see `Batch`).
     """
     middle, spread = (torch.tensor(v, dtype=dtype, device=device)[:, None, None] for v in (mean, std))
     scale, shift = 1 / (255 * spread), middle / spread
     ready = {name: _normalise(views, device, scale, shift) for name, views in batch.views.items()}
-    for suffix, group in (("box", batch.geometry), ("mask", batch.masks)):
+    for suffix, group in (("box", batch.geometry), ("mask", batch.masks), ("object", batch.objects)):
         ready |= {f"{name}_{suffix}": tensor.to(device, non_blocking=True) for name, tensor in group.items()}
     return ready
 

@@ -10,7 +10,7 @@ import numpy as np
 from components.common.errors import StageError
 
 # The first word of every seed says what it is for; without it, order and views would share random numbers.
-ORDER_STREAM, VIEW_STREAM, TIME_STREAM, MASK_STREAM, PLACE_STREAM = 1, 2, 3, 4, 5
+ORDER_STREAM, VIEW_STREAM, TIME_STREAM, MASK_STREAM, PLACE_STREAM, OBJECT_STREAM = 1, 2, 3, 4, 5, 6
 
 
 class Key(NamedTuple):
