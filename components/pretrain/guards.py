@@ -74,8 +74,11 @@ def collapse_sign(curves: Sequence[Row], limits: GuardParams) -> str | None:
     return latest[-1] if len(latest) == limits.patience and all(latest) else None
 
 
+SUMS = ("loss", "grad_norm")  # what is made of a method's terms
+
+
 def check_finite(steps: range, names: Sequence[str], values: Sequence[Sequence[float]], lrs: Sequence[float]) -> None:
-    """Stop at the first step with a value that is not finite.
+    """Stop at the first step with a value that is not finite, and name the terms where it came up.
 
     Args:
         steps: the steps, counted from 0.
@@ -84,9 +87,12 @@ def check_finite(steps: range, names: Sequence[str], values: Sequence[Sequence[f
         lrs: learning rate of each step.
     """
     for step, row, lr in zip(steps, values, lrs, strict=True):
-        wrong = [f"{name} is {value}" for name, value in zip(names, row, strict=True) if not math.isfinite(value)]
+        wrong = {name: value for name, value in zip(names, row, strict=True) if not math.isfinite(value)}
         if wrong:
-            raise StageError(
-                f"training left the finite numbers at step {step}: {', '.join(wrong)}; the learning rate was {lr:.3g}",
-                code=ExitCode.STOPPED,
+            terms = [name for name in wrong if name not in SUMS]
+            place = f"in the term {', '.join(terms)}" if terms else "going backward, all terms are finite"
+            figures = ", ".join(f"{name} is {value}" for name, value in wrong.items())
+            what = (
+                f"training left the finite numbers at step {step} {place} ({figures}); the learning rate was {lr:.3g}"
             )
+            raise StageError(what, code=ExitCode.STOPPED)

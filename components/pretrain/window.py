@@ -53,7 +53,10 @@ class Window:
         table = parallel.mean(torch.stack(self._rows))
         steps = range(first_step, first_step + len(self._rows))
         guards.check_finite(steps, names, table.tolist(), lrs)  # the window's one wait for the device
-        row = dict(zip(names, table.double().mean(0).tolist(), strict=True)) | self._monitors()
+        monitors = self._monitors()
+        # a teacher can break while the loss still looks well: labels by argmax hide it
+        guards.check_finite(steps[-1:], list(monitors), [list(monitors.values())], lrs[-1:])
+        row = dict(zip(names, table.double().mean(0).tolist(), strict=True)) | monitors
         self._rows.clear()
         self._features.clear()
         self._spread.clear()

@@ -83,5 +83,10 @@ def test_the_first_step_that_is_not_finite_is_named() -> None:
     with pytest.raises(StageError) as error:
         guards.check_finite(range(40, 43), ["loss", "dino"], values, [0.1, 0.2, 0.3])
     assert "at step 41" in str(error.value) and "dino is nan" in str(error.value) and "0.2" in str(error.value)
-    assert "loss is" not in str(error.value)
+    assert "in the term dino" in str(error.value) and "loss is" not in str(error.value)
     assert error.value.code == ExitCode.STOPPED
+
+
+def test_a_gradient_that_is_not_finite_is_told_from_a_term() -> None:
+    with pytest.raises(StageError, match="at step 7 going backward, all terms are finite \\(grad_norm is inf\\)"):
+        guards.check_finite(range(7, 8), ["loss", "dino", "grad_norm"], [[1.0, 1.0, math.inf]], [0.1])

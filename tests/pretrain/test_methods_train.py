@@ -2,94 +2,52 @@
 
 from __future__ import annotations
 
+import math
 import shutil
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
 import torch
+from every import ARGS, CPU, ENCODER, assert_equal_methods, method_of, params, quiet, trainer_of, unfrozen
 
-from components.common.config import parse
-from components.pretrain.budget import Cost
+from components.common.errors import ExitCode, StageError
+from components.pretrain.checkpoint import CheckpointStore
 from components.pretrain.clock import Batch
-from components.pretrain.config import PretrainParams, known_methods, params_model
-from components.pretrain.data import ClipDataset
-from components.pretrain.feed import StoreFeed
-from components.pretrain.run import build_method, view_plan
-from components.pretrain.schedules import Schedule
+from components.pretrain.config import find_method, known_methods
+from components.pretrain.run import build_method
 from components.pretrain.trainer import Trainer
 
-CPU = torch.device("cpu")
-ENCODER = {
-    "architecture": "vit_tiny_patch16_224",
-    "model_args": {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 3},
-}
-SMALL = {
-    "out_dim": 16,
-    "hidden_dim": 16,
-    "bottleneck_dim": 8,
-    "global_size_px": 32,
-    "local_size_px": 16,
-    "local_crops": 2,
-}
-ARGS: dict[str, dict[str, Any]] = {
-    "dino": {},
-    "next_frame": {"clip_crop_px": 48, "patch_out_dim": 16, "warmup_patch_temp_epochs": 0, "predictor_depth": 1},
-    "dora": {"clip_crop_px": 48, "n_frames": 4, "n_objects": 2},
-}
-
-
-def params(method: str, args: dict[str, Any] | None = None, **trainer: Any) -> PretrainParams:
-    section = {
-        "seed": 3,
-        "encoder": ENCODER,
-        "trainer": {"batch_size": 8, "max_steps": 4, "warmup_epochs": 0, "workers": 0, "log_every_steps": 2, **trainer},
-        "args": {**SMALL, **ARGS[method], **(args or {})},
-    }
-    model: Any = parse(params_model(method, section), section, "test")
-    return model
-
-
-class DoubleFeed(StoreFeed):
-    """The same batches in float64, so that equal means equal."""
-
-    def batches(self, first_step: int, end: int) -> Iterator[Batch]:
-        for batch in super().batches(first_step, end):
-            yield {name: x.double() if x.is_floating_point() else x for name, x in batch.items()}
-
-
-def trainer_of(params: PretrainParams, corpus: tuple[Path, Path], double: bool = False) -> Trainer:
-    dataset = ClipDataset(*corpus, view_plan(params), params.seed)
-    feed = (DoubleFeed if double else StoreFeed)(dataset, params, CPU)
-    schedule = Schedule.plan(params.trainer, feed.steps_per_epoch)
-    method = build_method(params, schedule.epochs)
-    return Trainer(method.double() if double else method, params, schedule, feed, Cost())
+Corpus = tuple[Path, Path]
+METHODS = known_methods()
+FIGURES = {"agreement"}  # shares that a method reports beside its terms
 
 
 def test_every_method_is_tested_here() -> None:
-    assert set(known_methods()) == set(ARGS)
+    assert {method_of(entry) for entry in ARGS} == set(METHODS)
 
 
-@pytest.mark.parametrize("method", ARGS)
-def test_accumulation_equals_the_large_batch(method: str, corpus: tuple[Path, Path]) -> None:
-    quiet = {"drop_path": 0.0}
-    whole, parts = (trainer_of(params(method, quiet, accumulate=n), corpus, double=True) for n in (1, 2))
+@pytest.mark.parametrize("entry", ARGS)
+def test_accumulation_equals_the_large_batch(entry: str, corpus: Corpus) -> None:
+    whole, parts = (trainer_of(params(entry, quiet(entry), accumulate=n), corpus, double=True) for n in (1, 2))
     whole.train()
     parts.train()
-    other = parts.method.state_dict()
-    for name, value in whole.method.state_dict().items():
-        torch.testing.assert_close(other[name], value, rtol=1e-6, atol=1e-9, msg=lambda m, name=name: f"{name}: {m}")
+    assert_equal_methods(whole.method.state_dict(), parts.method.state_dict(), rtol=1e-6)
 
 
-@pytest.mark.parametrize("method", ARGS)
-def test_a_resumed_run_repeats_to_the_bit(method: str, corpus: tuple[Path, Path]) -> None:
-    whole = trainer_of(params(method), corpus)
+@pytest.mark.parametrize("entry", ARGS)
+def test_a_run_resumed_at_any_step_repeats_to_the_bit(entry: str, corpus: Corpus) -> None:
+    stop = 1 + zlib.crc32(entry.encode()) % 3  # another step for each
+    whole = trainer_of(params(entry, log_every_steps=1), corpus)
     states: list[dict[str, Any]] = []
     whole.train(lambda report: states.append(clone(whole.state())))
-    resumed = trainer_of(params(method), corpus)
-    resumed.resume(states[0])
-    assert resumed.step == 2
+    resumed = trainer_of(params(entry, log_every_steps=1), corpus)
+    torch.rand(100)  # whatever happened to the global generator meanwhile
+    resumed.resume(states[stop - 1])
+    assert resumed.step == stop
     resumed.train()
     assert resumed.curves == whole.curves
     for name, value in whole.method.state_dict().items():
@@ -104,32 +62,108 @@ def clone(value: Any) -> Any:
     return value.clone() if isinstance(value, torch.Tensor) else value
 
 
-@pytest.mark.parametrize("method", ARGS)
-def test_training_moves_student_and_teacher_and_reports_both(method: str, corpus: tuple[Path, Path]) -> None:
-    trainer = trainer_of(params(method), corpus)
+@pytest.mark.parametrize("entry", ARGS)
+def test_training_moves_what_learns_and_its_teacher_and_reports_both(entry: str, corpus: Corpus) -> None:
+    trainer = trainer_of(params(entry, unfrozen(entry)), corpus)
     before = {name: value.clone() for name, value in trainer.method.state_dict().items()}
     trainer.train()
     after = trainer.method.state_dict()
-    for network in ("student", "teacher"):
-        name = f"{network}.backbone.patch_embed.proj.weight"
-        assert not torch.equal(before[name], after[name]), network
-    assert {"loss", "grad_norm", "teacher_entropy", "teacher_spread", "feature_std", "rankme"} <= set(
-        trainer.curves[-1]
-    )
+    learns = [name for name, p in trainer.method.student.named_parameters() if p.requires_grad]
+    still = {name for name in learns if torch.equal(before[f"student.{name}"], after[f"student.{name}"])}
+    assert not still
+    for name, p in trainer.method.teacher.named_parameters():
+        assert torch.equal(before[f"teacher.{name}"], after[f"teacher.{name}"]) == (name not in learns), name
+        assert not p.requires_grad
+    monitors = {"loss", "grad_norm", "teacher_entropy", "teacher_spread", "feature_std", "rankme"}
+    assert monitors <= set(trainer.curves[-1])
+    assert all(math.isfinite(value) for value in trainer.curves[-1].values())
 
 
-def test_all_methods_start_from_the_same_encoder(corpus: tuple[Path, Path]) -> None:
-    encoders = [trainer_of(params(method), corpus).method.encoder.state_dict() for method in ARGS]
+def test_all_methods_start_from_the_same_encoder() -> None:
+    encoders = [build_method(params(method), 10).encoder.state_dict() for method in METHODS]
     for name, value in encoders[0].items():
         assert all(torch.equal(other[name], value) for other in encoders[1:]), name
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_the_exported_encoder_is_a_plain_timm_vit(method: str, corpus: Corpus) -> None:
+    more = {"reg_tokens": 2, "init_values": 1e-5} if method == "tcore" else {}
+    run = params(method, encoder=more)
+    trainer = trainer_of(run, corpus)
+    trainer.train()
+    plain = timm.create_model(ENCODER["architecture"], num_classes=0, **run.encoder.model_args)
+    plain.load_state_dict(trainer.method.encoder.state_dict(), strict=True)
+    images = torch.randn(2, 3, 32, 32)
+    ours: Any = trainer.method.encoder.eval()
+    torch.testing.assert_close(plain.eval().forward_features(images), ours.forward_features(images))
+
+
+WARM_UPS = [
+    (method, name)
+    for method in METHODS
+    for name in find_method(method).Args.model_fields
+    if name.startswith("warmup_") and name.endswith("_epochs")
+]
+
+
+@pytest.mark.parametrize(("method", "name"), WARM_UPS)
+def test_a_warm_up_longer_than_the_run_is_refused_by_name(method: str, name: str) -> None:
+    run = params(method, {name: 30})
+    with pytest.raises(StageError, match=f"{name}' = 30 is longer than the run of 3 epochs") as error:
+        build_method(run, 3)
+    assert "shorten the warm-up" in str(error.value)
+    build_method(run, 0)  # an untrained encoder has no warm-up
+
+
+@pytest.mark.parametrize("entry", ARGS)
+def test_a_view_that_is_no_number_stops_the_run_and_names_its_terms(entry: str, corpus: Corpus, tmp_path: Path) -> None:
+    """Planted at step 3 into each group of views in turn; each term reads one group at least."""
+    terms: set[str] = set()
+    named: set[str] = set()
+    for group in trainer_of(params(entry), corpus).feed.dataset.plan.names:  # type: ignore[attr-defined]
+        store = CheckpointStore(tmp_path / group, {})
+        trainer = trainer_of(params(entry, checkpoint_every_s=0), corpus, store=store)
+        poison(trainer, group, at=3)
+        with pytest.raises(StageError) as error:
+            trainer.train()
+        text = str(error.value)
+        assert "at step 3" in text and error.value.code == ExitCode.STOPPED
+        assert f"the last good checkpoint is that of step 2, {store.last}" in text
+        state = store.load(CPU)
+        assert state is not None and all(torch.isfinite(v).all() for v in state["method"].values())
+        terms = set(trainer.curves[-1]) - set(COLUMNS) - FIGURES
+        stopped = {term for term in terms if f"{term} is nan" in text}
+        assert stopped, f"{group}: {text}"
+        named |= stopped
+    assert named == terms
+
+
+COLUMNS = (
+    "step", "epoch", "images_seen", "pflops_seen", "lr", "weight_decay", "momentum", "loss", "grad_norm",
+    "teacher_entropy", "teacher_spread", "feature_std", "rankme",
+)  # fmt: skip
+
+
+def poison(trainer: Trainer, group: str, at: int) -> None:
+    """Make one pixel of a group of views in one step's batch, which every crop of the first sample has, no number."""
+    batches = trainer.feed.batches
+
+    def poisoned(first_step: int, end: int) -> Iterator[Batch]:
+        for step, batch in enumerate(batches(first_step, end), first_step):
+            if step == at:
+                batch[group] = batch[group].clone()
+                batch[group][..., 0, 0] = math.nan
+            yield batch
+
+    trainer.feed.batches = poisoned  # type: ignore[method-assign]
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on a CPU")
-@pytest.mark.parametrize("method", ARGS)
-def test_compiled_blocks_give_the_eager_result(method: str, corpus: tuple[Path, Path]) -> None:
-    quiet = {"drop_path": 0.0}  # compiled code draws its random numbers in another order
-    eager, compiled = (trainer_of(params(method, quiet, compile=on), corpus) for on in (False, True))
+@pytest.mark.parametrize("method", METHODS)
+def test_compiled_blocks_give_the_eager_result(method: str, corpus: Corpus) -> None:
+    # compiled code draws its random numbers in another order
+    eager, compiled = (trainer_of(params(method, quiet(method), compile=on), corpus) for on in (False, True))
     eager.train()
     compiled.train()
     assert eager.method.state_dict().keys() == compiled.method.state_dict().keys()

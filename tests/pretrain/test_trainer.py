@@ -138,7 +138,7 @@ def test_a_loss_that_is_not_a_number_stops_the_run(tmp_path: Path) -> None:
     with pytest.raises(StageError) as error:
         trainer.train()
     text = str(error.value)
-    assert "at step 9" in text and "loss is nan" in text and "toy" not in text.split("loss is nan")[0]
+    assert "at step 9 in the term toy (loss is nan, toy is nan" in text
     assert f"{trainer.schedule.at(9).lr:.3g}" in text, "the learning rate is named"
     assert f"the last good checkpoint is that of step 8, {tmp_path / 'last.pt'}" in text
     assert error.value.code == ExitCode.STOPPED
