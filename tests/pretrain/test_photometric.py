@@ -127,6 +127,17 @@ def test_blur(images: list[np.ndarray], sigma: float) -> None:
     assert mean < 1.0
 
 
+@pytest.mark.parametrize("sigma", [0.1, 1.0, 2.0])
+def test_blur_with_nine_taps_is_torchvisions(images: list[np.ndarray], sigma: float) -> None:
+    """T-CoRe's kernel; with the widest sigma it differs from a whole Gaussian."""
+
+    def ours(image: np.ndarray) -> np.ndarray:
+        return apply_colour(image, NOTHING._replace(blur_sigma_px=sigma, blur_taps=9))
+
+    assert distance(images, ours, tensor(lambda x: tv.gaussian_blur(x, [9, 9], [sigma, sigma])))[1] <= 1
+    assert (distance(images, ours, lambda image: blur(image, sigma))[1] > 1) == (sigma == 2.0)
+
+
 @pytest.mark.parametrize("threshold", [1, 128, 255])
 def test_solarise_is_exact(images: list[np.ndarray], threshold: int) -> None:
     theirs = pillow(lambda x: ImageOps.solarize(x, threshold))
@@ -157,6 +168,16 @@ def test_draws_have_the_recipes_rates_and_ranges() -> None:
     assert np.allclose(jitters.max(axis=0), [1.4, 1.4, 1.2, 0.1], atol=0.002)
     assert np.allclose(jitters.mean(axis=0), [1, 1, 1, 0], atol=0.01)
     assert np.allclose([sigmas.min(), sigmas.mean(), sigmas.max()], [0.1, 1.05, 2.0], atol=0.03)
+
+
+def test_one_operation_of_the_jitter() -> None:
+    """TimeT's released loader applies the last of four shuffled operations alone."""
+    rng = np.random.default_rng(0)
+    recipe = Photometric(0.8, 0.8, 0.8, 0.2, jitter_p=1.0, one_jitter_op=True)
+    jitters = np.array([draw_colour(recipe, rng).jitter for _ in range(2000)])
+    moved = jitters != [1, 1, 1, 0]
+    assert (moved.sum(axis=1) == 1).all()
+    assert np.allclose(moved.mean(axis=0), 0.25, atol=0.04)
 
 
 def test_a_changed_probability_moves_no_other_draw() -> None:

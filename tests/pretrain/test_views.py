@@ -120,6 +120,43 @@ def test_groups_take_the_frames_they_ask_for() -> None:
     assert int(views["local"].mean()) == 90
 
 
+@pytest.mark.parametrize("size", [(60, 90), (90, 60), (60, 72)])
+def test_a_whole_crop_is_the_largest_centred_box_of_its_ratio(size: tuple[int, int]) -> None:
+    """T-CoRe's past and future frames: the frame itself within 3/4 to 4/3, else its middle; never moved or flipped."""
+    height, width = size
+    whole = crop(views=2, size=24, whole=True, flip_p=0.0, frames=(0, 1), colours=LOUD)
+    drawn = [make_views([coordinates(*size)] * 2, plan(whole, n_frames=2), np.random.default_rng(s)) for s in range(3)]
+    boxes = np.concatenate([geometry["global"].reshape(-1, 5) for _, geometry in drawn])
+    w, h = min(width, round(height * 4 / 3)), min(height, round(width * 4 / 3))
+    x, y = (width - w) // 2, (height - h) // 2
+    assert np.array_equal(np.unique(boxes, axis=0), [[x, y, x + w, y + h, 0]])
+    views = drawn[0][0]["global"].reshape(4, -1)
+    assert len(np.unique(views, axis=0)) == 4  # colours are drawn for each view of each frame
+
+
+def test_whole_crops_are_decoded_as_small_as_they_may_be() -> None:
+    wanted = plan(crop(size=50, views=1, whole=True))
+    assert smallest_decode(draw_views(480, 640, wanted, np.random.default_rng(0)), wanted) == 8
+    assert smallest_decode(draw_views(210, 640, wanted, np.random.default_rng(0)), wanted) == 4
+    both = plan(crop(size=50, views=1, whole=True), Crop("local", 50, (0.05, 0.05), (PLAIN,)))
+    assert smallest_decode(draw_views(480, 640, both, np.random.default_rng(0)), both) == 2
+
+
+def test_a_clip_may_share_colours_and_draw_the_blurs_sigma_for_each_frame() -> None:
+    blurred = Photometric(jitter_p=1.0, grey_p=0.5, blur_p=0.5)
+    one = crop(views=4, colours=blurred, frames=(0, 1, 2), shared_photometric=True, blur_sigma_per_frame=True)
+    draw = draw_views(60, 60, plan(one, n_frames=3), np.random.default_rng(0))
+    sigmas = []
+    for view in draw.views["global"]:
+        assert len({frame.colour._replace(blur_sigma_px=None) for frame in view}) == 1
+        assert len({frame.colour.blur_sigma_px is None for frame in view}) == 1  # to blur or not is the clip's
+        sigmas += [frame.colour.blur_sigma_px for frame in view if frame.colour.blur_sigma_px is not None]
+    assert len(sigmas) in (3, 6, 9) and len(set(sigmas)) == len(sigmas)
+    same = replace(one, blur_sigma_per_frame=False)
+    draw = draw_views(60, 60, plan(same, n_frames=3), np.random.default_rng(0))
+    assert all(len({frame.colour for frame in view}) == 1 for view in draw.views["global"])
+
+
 @settings(max_examples=30, deadline=None)
 @given(
     size=st.tuples(st.integers(2, 120), st.integers(2, 120)),
