@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from components.common.errors import StageError
 from components.common.vit import build_vit
 from components.pretrain.blocks.masked_distillation import Hidden
+from components.pretrain.blocks.pictures import label_colour
 from components.pretrain.methods.ibot import IBOT
 from components.pretrain.plan import BlockMasks
 
@@ -218,6 +219,23 @@ def test_patch_temperature_waits_for_the_prediction() -> None:
         small_method("ibot")
 
 
+def test_pictures_show_the_prototype_of_each_patch() -> None:
+    method: Any = small_method("ibot", **SETTINGS).float()
+    batch = {name: value.float() if value.is_floating_point() else value for name, value in small_batch(method).items()}
+    centre = method.patch_centre.value.clone()
+    shown = method.pictures(batch, now())["patch_prototypes"]
+    assert len(shown) == 4 and all(picture.shape == (32, 64, 3) for picture in shown)
+    with torch.no_grad():
+        patches = tokens_of(method.teacher, batch["global"][0, 0, 0])[1:]
+        winners = [int((patch_logits(method.teacher, patch) - centre).argmax()) for patch in patches]
+    plain, coloured = shown[0][:, :32].astype(int), shown[0][:, 32:].astype(int)
+    for cell, winner in enumerate(winners):
+        rows, columns = slice(cell // 4 * 8, cell // 4 * 8 + 8), slice(cell % 4 * 8, cell % 4 * 8 + 8)
+        colour = [round(255 * value) for value in label_colour(winner)]
+        assert abs(coloured[rows, columns] - (plain[rows, columns] + colour) / 2).max() <= 2
+    assert torch.equal(method.patch_centre.value, centre)
+
+
 def test_hidden_patches_of_several_views() -> None:
     mask = torch.zeros(2, 3, 2, 2, dtype=torch.bool)
     mask[0, 0, 0, 1] = mask[0, 0, 1, 0] = mask[1, 2, 1, 1] = True
@@ -236,6 +254,8 @@ def test_views() -> None:
     assert large.mask == BlockMasks((0.0, 0.3), (0.0, 0.2), "block", 0) and small.mask is None
     assert (small.size_px, small.scale, len(small.photometric)) == (96, (0.05, 0.25), 10)
     assert len(IBOT.views(IBOT.Args(local_crops=0), 16).crops) == 1
+    paper = IBOT.views(IBOT.Args(mask_per_image=True, mask_shape="random", pred_start_epoch=50), 16).crops[0].mask
+    assert paper == BlockMasks(shape="random", start_epoch=50, per_image=True)
 
 
 @pytest.mark.parametrize(

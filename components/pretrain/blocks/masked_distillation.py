@@ -11,7 +11,7 @@ vectors before them, so the mean logit is the logit of the mean vector.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, Literal, NamedTuple, Self, cast
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +23,7 @@ from components.pretrain.blocks.crops import CropArgs, Share, check_sizes
 from components.pretrain.blocks.head import Prototypes
 from components.pretrain.blocks.masked_vit import MaskToken, masked_tokens
 from components.pretrain.blocks.numerics import full, no_autocast
+from components.pretrain.blocks.pictures import label_frames
 from components.pretrain.blocks.self_distillation import (
     DistillationArgs,
     check_warmup,
@@ -30,10 +31,12 @@ from components.pretrain.blocks.self_distillation import (
     make_teacher,
     teacher_probabilities,
     teacher_temperature,
+    tokens,
 )
 from components.pretrain.method import EncoderFactory, Method, Now
 from components.pretrain.plan import BlockMasks
 
+PICTURES = 8  # views shown at the end of a run
 PATCH_LAYER = "patch_last_layer"  # holds "last_layer": it rests in the first epoch as the other prototypes do
 
 
@@ -56,6 +59,7 @@ class MaskedArgs(DistillationArgs, CropArgs):
     )
     mask_variations: tuple[float, ...] = Field((0.0, 0.2), min_length=1, description="uniform noise on each ratio, +-")
     mask_shape: Literal["block", "random"] = "block"
+    mask_per_image: bool = Field(False, description="one ratio for both views (paper) instead of one a view (code)")
     pred_start_epoch: int = Field(0, ge=0, description="nothing is hidden before this epoch")
     lambda_cls: float = Field(1.0, ge=0)
     lambda_patch: float = Field(1.0, ge=0)
@@ -78,7 +82,13 @@ class MaskedArgs(DistillationArgs, CropArgs):
 
     def masks(self) -> BlockMasks:
         """The masks of a crop group, as the plan states them."""
-        return BlockMasks(self.mask_ratios, self.mask_variations, self.mask_shape, self.pred_start_epoch)
+        return BlockMasks(
+            ratios=self.mask_ratios,
+            variations=self.mask_variations,
+            shape=self.mask_shape,
+            start_epoch=self.pred_start_epoch,
+            per_image=self.mask_per_image,
+        )
 
 
 class Hidden(NamedTuple):
@@ -196,6 +206,14 @@ class MaskedDistillation(Method):
         head: Any = self.student["head"]
         logits = self.patch_logits(self.student, head.bottleneck(hidden.take(patches)))
         return hidden.loss(probs, logits, self.args.student_temp)
+
+    @torch.no_grad()
+    def pictures(self, batch: dict[str, Tensor], now: Now) -> dict[str, list[Any]]:
+        """Some large views, and beside each its patches in the colours of the teacher's likeliest prototypes."""
+        views, head = batch["global"][:PICTURES, 0, 0], cast(Any, self.teacher["head"])
+        _, patches = tokens(self.teacher["backbone"], views)
+        labels = self.patch_targets(head.bottleneck(patches), now).argmax(dim=-1)
+        return {"patch_prototypes": label_frames(views.float().cpu(), labels.cpu())}
 
     def after_step(self, now: Now) -> None:
         super().after_step(now)
