@@ -1,4 +1,4 @@
-"""Cross-entropy of a student with a teacher over K prototypes, without a matrix of logits (rows, K) ever standing whole.
+"""Cross-entropy of a student with a teacher over K prototypes, without any matrix of logits (rows, K) standing whole.
 
 Logits are products of unit vectors (rows, d) and prototypes (K, d). With K = 65,536 one row of them takes 256 KiB, and
 the dense form keeps half a dozen such matrices: logits, softmaxes and gradients of student and teacher. But

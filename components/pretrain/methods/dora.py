@@ -28,13 +28,12 @@ from components.common.errors import StageError
 from components.common.vit import IMAGENET_MEAN, IMAGENET_STD, tokens_and_attention
 from components.pretrain.blocks.centre import Centre
 from components.pretrain.blocks.crops import LOCAL, ClipCropArgs, check_sizes
-from components.pretrain.blocks.numerics import full, no_autocast
+from components.pretrain.blocks.prototype_loss import Scores, Targets, cross_entropies
 from components.pretrain.blocks.self_distillation import (
     DistillationArgs,
     check_warmup,
     last_layers,
     make_teacher,
-    teacher_probabilities,
     teacher_temperature,
     tokens,
 )
@@ -107,25 +106,24 @@ class DoRA(Method):
         args, frames = self.args, batch["global"][:, 0]  # (B, T, 3, S, S)
         cls, view = self._teacher_view(frames)
         with torch.no_grad():
-            teacher_logits = self.teacher["head"](cls)  # (B, T, K)
+            teacher = Scores.of(self.teacher["head"], cls)  # (B, T) rows over K prototypes
         tau = teacher_temperature(
             now.epoch, args.warmup_teacher_temp, args.teacher_temp, args.warmup_teacher_temp_epochs
         )
-        probs = teacher_probabilities(teacher_logits, self.centre.value, tau)
-        self.centre.add(teacher_logits)
+        targets = Targets(teacher, self.centre.value, tau)
+        self.centre.add_sum(*teacher.sum())
 
         masked = apply_masks(frames, self._track(view, now), self._grid(frames))  # (k, B, T, 3, S, S)
-        objects = frame_losses(probs, self._student(masked), args.student_temp)  # (k, T)
-        terms = {"object": objects.mean().detach()}
-        per_frame = objects
+        weights = object_weights(args.n_objects, args.n_frames, compat=args.compat)
+        loss, objects = frame_losses(targets, self._student(masked), args.student_temp, weights)
+        terms = {"object": objects.mean()}
         if "local" in batch:
             crops = batch["local"].transpose(0, 1)[int(args.compat) :]  # (L, B, T, 3, s, s)
-            local = frame_losses(probs, self._student(crops), args.student_temp).mean(dim=0)  # (T,)
-            terms["local"] = local.mean().detach()
-            per_frame = 0.5 * (objects + local)
-        weights = object_weights(*objects.shape, compat=args.compat).to(objects)
-        loss = (weights[:, None] * per_frame).mean()
-        return StepOutput(loss, terms, {"teacher_probs": probs.flatten(0, 1), "features": cls.flatten(0, 1)})
+            same = weights.mean().expand(len(crops))  # each crop's loss comes once with every object
+            local_loss, local = frame_losses(targets, self._student(crops), args.student_temp, same)
+            terms["local"] = local.mean()
+            loss = 0.5 * (loss + local_loss)
+        return StepOutput(loss, terms, {"teacher_probs": targets.some(), "features": cls.flatten(0, 1)})
 
     @torch.no_grad()
     def _teacher_view(self, frames: Tensor) -> tuple[Tensor, TeacherView]:
@@ -147,9 +145,9 @@ class DoRA(Method):
             threshold=args.threshold,
         )
 
-    def _student(self, images: Tensor) -> Tensor:
-        """Logits (..., K) of images (..., 3, S, S), all in one pass."""
-        return self.student["head"](tokens(self.student["backbone"], images)[0])
+    def _student(self, images: Tensor) -> Scores:
+        """Scores over K prototypes of images (..., 3, S, S), all in one pass."""
+        return Scores.of(self.student["head"], tokens(self.student["backbone"], images)[0])
 
     def _grid(self, frames: Tensor) -> tuple[int, int]:
         backbone: Any = self.teacher["backbone"]
@@ -174,11 +172,16 @@ class DoRA(Method):
         return {"tracked_objects": list(pixels)}
 
 
-def frame_losses(probs: Tensor, logits: Tensor, temperature: float) -> Tensor:
-    """Cross-entropy at equal frame, averaged over the batch: (B, T, K) targets, (V, B, T, K) logits -> (V, T)."""
-    with no_autocast(logits):
-        log_probs = (full(logits) / temperature).log_softmax(dim=-1)
-        return -torch.einsum("btk,vbtk->vt", full(probs), log_probs) / probs.shape[0]
+def frame_losses(targets: Targets, student: Scores, temperature: float, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Cross-entropy at equal frame of (B, T) targets with V views of the same frames (V, B, T).
+
+    Returns:
+        The mean over views, samples and frames of weights (V,) times it; and its mean over samples, (V, T), detached.
+    """
+    one = targets._replace(scores=targets.scores._replace(vectors=targets.scores.vectors[None]))
+    views, samples, frames = student.vectors.shape[:3]
+    loss, each = cross_entropies(one, student, temperature, weights[:, None] / (views * samples * frames))
+    return loss, each[0].unflatten(1, (samples, frames)).mean(dim=1)
 
 
 def object_weights(n_objects: int, n_frames: int, *, compat: bool) -> Tensor:
@@ -188,6 +191,6 @@ def object_weights(n_objects: int, n_frames: int, *, compat: bool) -> Tensor:
     again, divided by T once more, with every later object.
     """
     if not compat:
-        return torch.ones(n_objects)
+        return torch.ones(n_objects, dtype=torch.float64)
     powers = torch.tensor([float(n_frames) ** -i for i in range(n_objects)], dtype=torch.float64)
     return powers.cumsum(0).flip(0)

@@ -24,17 +24,15 @@ from torch import Tensor, nn
 from components.pretrain.blocks.centre import Centre
 from components.pretrain.blocks.crops import LOCAL, ClipCropArgs, check_sizes, global_recipes
 from components.pretrain.blocks.predictor import Identity, TokenPredictor, Tokens
+from components.pretrain.blocks.prototype_loss import Scores, Targets, row_loss, view_pair_loss
 from components.pretrain.blocks.self_distillation import (
     DistillationArgs,
     check_warmup,
-    cross_entropy,
     last_layers,
     make_teacher,
-    teacher_probabilities,
     teacher_temperature,
     tokens,
     view_first,
-    view_pair_loss,
 )
 from components.pretrain.method import EncoderFactory, Method, Now, StepOutput, register
 from components.pretrain.plan import Crop, ViewPlan
@@ -135,41 +133,41 @@ class NextFrame(Method):
             ahead = tokens(self.teacher["backbone"], frame_next) if args.dense or args.cross_time else None
             target = ahead[0] if ahead and args.cross_time else tokens(self.teacher["backbone"], frame_now)[0]
 
-        loss, probs = self._cls_loss(torch.cat([cls, *local]), target, now)
+        loss, targets = self._cls_loss(torch.cat([cls, *local]), target, now)
         terms = {"cls": loss.detach()}
         if args.dense and ahead:
             dense = self._dense_loss(cls, patches, ahead[1], now)
             terms["dense"] = dense.detach()
             loss = 0.5 * (dense + loss)
-        return StepOutput(loss, terms, {"teacher_probs": probs.flatten(0, 1), "features": target.flatten(0, 1)})
+        return StepOutput(loss, terms, {"teacher_probs": targets.some(), "features": target.flatten(0, 1)})
 
-    def _cls_loss(self, cls: Tensor, target: Tensor, now: Now) -> tuple[Tensor, Tensor]:
-        """DINO's loss of class tokens (G + L, B, D) against the teacher's (G, B, D), and its targets (G, B, K).
+    def _cls_loss(self, cls: Tensor, target: Tensor, now: Now) -> tuple[Tensor, Targets]:
+        """DINO's loss of class tokens (G + L, B, D) against the teacher's (G, B, D), and its targets.
 
         Across time no pair shows the same pixels, so none is left out.
         """
         args = self.args
         with torch.no_grad():
-            logits = self.teacher["head"](target)
+            teacher = Scores.of(self.teacher["head"], target)
         tau = teacher_temperature(
             now.epoch, args.warmup_teacher_temp, args.teacher_temp, args.warmup_teacher_temp_epochs
         )
-        probs = teacher_probabilities(logits, self.centre.value, tau)
-        self.centre.add(logits)
-        student = self.student["head"](cls)
-        return view_pair_loss(probs, student, args.student_temp, skip_same=not args.cross_time), probs
+        targets = Targets(teacher, self.centre.value, tau)
+        self.centre.add_sum(*teacher.sum())
+        student = Scores.of(self.student["head"], cls)
+        return view_pair_loss(targets, student, args.student_temp, skip_same=not args.cross_time), targets
 
     def _dense_loss(self, cls: Tensor, patches: Tensor, target: Tensor, now: Now) -> Tensor:
         """Mean over views, samples and all cells of H(teacher at t + D, prediction from t); (G, B, P, D) tokens."""
         args = self.args
         head = "head" if args.shared_head else "patch_head"
         with torch.no_grad():
-            logits = self.teacher[head](target)
+            teacher = Scores.of(self.teacher[head], target)
         tau = teacher_temperature(now.epoch, args.warmup_patch_temp, args.patch_temp, args.warmup_patch_temp_epochs)
-        probs = teacher_probabilities(logits, self.patch_centre.value, tau)
-        self.patch_centre.add(logits)
+        self.patch_centre.add_sum(*teacher.sum())
         predicted = self.student["predictor"](cls.flatten(0, 1), patches.flatten(0, 1))
-        return cross_entropy(probs, self.student[head](predicted).view_as(probs), args.student_temp)
+        targets = Targets(teacher, self.patch_centre.value, tau)
+        return row_loss(targets, Scores.of(self.student[head], predicted), args.student_temp)
 
     def after_step(self, now: Now) -> None:
         super().after_step(now)
