@@ -40,28 +40,50 @@ class Region(NamedTuple):
     labels: np.ndarray | None
     values: np.ndarray
 
-    def seen(self, view: Sequence[float], size_px: int) -> np.ndarray:
-        """bool (S, S): which pixels of a view (x0, y0, x1, y1, flip) show the object. Of a box, those pixels count
-        whose centre lies in it."""
-        columns, rows = sampled(view, size_px)
+    def share(self, pixels: Pixels) -> float:
+        """Share of a view's pixels that show the object."""
+        if self.labels is None and len(self.boxes) == 1:  # the usual case needs no picture
+            down, across = self._sides(pixels)
+            return float(down.mean() * across.mean())
+        return float(self.seen(pixels).mean())
+
+    def patches(self, pixels: Pixels, patch_px: int) -> np.ndarray:
+        """bool (g, g): which patches of a view show any of it."""
+        grid = len(pixels.rows) // patch_px
+        if self.labels is None:
+            down, across = (side.reshape(-1, grid, patch_px).any(axis=2) for side in self._sides(pixels))
+            return np.asarray((down[:, :, None] & across[:, None, :]).any(axis=0))
+        return np.asarray(self.seen(pixels).reshape(grid, patch_px, grid, patch_px).any(axis=(1, 3)))
+
+    def seen(self, pixels: Pixels) -> np.ndarray:
+        """bool (S, S): which pixels of a view show it. Of a box, those whose centre lies in it."""
         if self.labels is not None:
-            return np.isin(self.labels[rows][:, columns], self.values)
-        x0, y0, x1, y1 = self.boxes.T[..., None]
-        across = (x0 <= columns + 0.5) & (columns + 0.5 < x1)  # (n, S)
-        down = (y0 <= rows + 0.5) & (rows + 0.5 < y1)
+            return np.isin(self.labels[pixels.rows][:, pixels.columns], self.values)
+        down, across = self._sides(pixels)
         return np.asarray((down[:, :, None] & across[:, None, :]).any(axis=0))
+
+    def _sides(self, pixels: Pixels) -> tuple[np.ndarray, np.ndarray]:
+        """bool (n, S) twice: which rows and which columns lie in each box."""
+        x0, y0, x1, y1 = self.boxes.T[..., None] - 0.5
+        return (y0 <= pixels.rows) & (pixels.rows < y1), (x0 <= pixels.columns) & (pixels.columns < x1)
+
+
+class Pixels(NamedTuple):
+    """Rows and columns of the source frame that a view takes when it is resized by nearest neighbours: int64 (S,)."""
+
+    rows: np.ndarray
+    columns: np.ndarray
+
+    @classmethod
+    def of(cls, view: Sequence[float], size_px: int) -> Pixels:
+        """Those of a view (x0, y0, x1, y1, flip) of `size_px` pixels a side."""
+        x0, y0, x1, y1, flip = view
+        middles = (np.arange(size_px) + 0.5) / size_px
+        rows, columns = ((low + middles * (high - low)).astype(np.int64) for low, high in ((y0, y1), (x0, x1)))
+        return cls(rows, columns[::-1] if flip else columns)
 
 
 Candidates = Mapping[int, Mapping[int, Region]]  # by track or category: its region in each used frame of the sample
-
-
-def sampled(view: Sequence[float], size_px: int) -> tuple[np.ndarray, np.ndarray]:
-    """Columns and rows of the source frame, int64 (S,), that nearest-neighbour resizing of a view takes."""
-    x0, y0, x1, y1, flip = view
-    middles = (np.arange(size_px) + 0.5) / size_px
-    columns = np.floor(x0 + middles * (x1 - x0)).astype(np.int64)
-    rows = np.floor(y0 + middles * (y1 - y0)).astype(np.int64)
-    return columns[::-1] if flip else columns, rows
 
 
 def check_objects(index: ClipIndex, plan: ViewPlan) -> None:
@@ -131,7 +153,7 @@ def aim(
                 if target is None:
                     return draw, None
             else:
-                shown = (box for box in boxes if sight.share(target, crops[name], slot, box) > 0)
+                shown = (box for box in boxes if sight.shows(target, crops[name], slot, box))
                 box = next(shown, view[slot[0]].box)
             for at in slot:
                 view[at] = view[at]._replace(box=box)
@@ -167,17 +189,26 @@ class _Sight:
     ) -> tuple[Box, Mapping[int, Region] | None]:
         """The first box that a candidate covers enough, and the one that is chosen; else the last box, and None."""
         for box in boxes:
-            shares = {name: self.share(regions, crop, slot, box) for name, regions in found.items()}
+            pixels = self.pixels(crop, box)
+            shares = {name: share(regions, crop, slot, pixels) for name, regions in found.items()}
             enough = [name for name, share in shares.items() if share > self.targets.min_share]
             if enough:
                 largest = max(enough, key=lambda name: shares[name])
                 return box, found[largest if self.targets.choice == "largest" else int(rng.choice(enough))]
         return box, None
 
-    def share(self, regions: Mapping[int, Region], crop: Crop, slot: list[int], box: Box) -> float:
-        """Share of a view's pixels that show an object, in that frame of the slot which shows least of it."""
-        view = (*self.canvas.in_source(box), 0.0)  # mirrored or not, as many pixels show it
-        return min(float(regions[crop.frames[at]].seen(view, crop.size_px).mean()) for at in slot)
+    def shows(self, regions: Mapping[int, Region], crop: Crop, slot: list[int], box: Box) -> bool:
+        """Whether a box shows an object in every frame of the slot."""
+        return share(regions, crop, slot, self.pixels(crop, box)) > 0
+
+    def pixels(self, crop: Crop, box: Box) -> Pixels:
+        """What a box would take of the source frame; mirrored or not, it shows as much."""
+        return Pixels.of((*self.canvas.in_source(box), 0.0), crop.size_px)
+
+
+def share(regions: Mapping[int, Region], crop: Crop, slot: list[int], pixels: Pixels) -> float:
+    """Share of a view's pixels that show an object, in that frame of the slot which shows least of it."""
+    return min(regions[crop.frames[at]].share(pixels) for at in slot)
 
 
 def object_patches(
@@ -191,13 +222,12 @@ def object_patches(
     """
     assert plan.objects is not None and plan.patch_px is not None
     for crop in plan.crops:
-        grid = plan.grid(crop)
         for v, t in np.ndindex(geometry[crop.name].shape[:2]):
             margin = plan.objects.margin
             if plan.objects.margin_draw == "random":
                 margin = int(rng.integers(margin + 1))
-            seen = target[crop.frames[t]].seen(geometry[crop.name][v, t].tolist(), crop.size_px)
-            touched = np.asarray(seen.reshape(grid, plan.patch_px, grid, plan.patch_px).any(axis=(1, 3)))
+            pixels = Pixels.of(geometry[crop.name][v, t].tolist(), crop.size_px)
+            touched = target[crop.frames[t]].patches(pixels, plan.patch_px)
             patches[crop.name][v, t] = grown(touched, margin, plan.objects.shape == "box")
 
 

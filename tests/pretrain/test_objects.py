@@ -14,7 +14,16 @@ from PIL import Image
 
 from components.common.errors import StageError
 from components.common.object_index import FrameObjects
-from components.pretrain.objects import Candidates, Region, aim, candidates, grown, object_patches, object_shapes
+from components.pretrain.objects import (
+    Candidates,
+    Pixels,
+    Region,
+    aim,
+    candidates,
+    grown,
+    object_patches,
+    object_shapes,
+)
 from components.pretrain.plan import ClipCrop, Crop, ObjectTargets, Photometric, ViewPlan
 from components.pretrain.views import SampleDraw, draw_views
 
@@ -112,7 +121,9 @@ def test_patches_equal_a_painted_label_map_cut_like_the_view(
     if from_map:
         region = Region(region.boxes[:0], picture.astype(np.uint8) * 7, np.array([7]))
     seen = naive_view(picture, view, SIDE)
-    np.testing.assert_array_equal(region.seen(view, SIDE), seen)
+    pixels = Pixels.of(view, SIDE)
+    np.testing.assert_array_equal(region.seen(pixels), seen)
+    assert region.share(pixels) == pytest.approx(seen.mean(), abs=1e-12)
     targets = ObjectTargets(margin=margin, shape="box" if as_boxes else "silhouette")
     plan = ViewPlan("frame", 1, (Crop("global", SIDE, (0.2, 1), PLAIN),), objects=targets, patch_px=PATCH)
     patches = {"global": np.ones((1, 1, SIDE // PATCH, SIDE // PATCH), bool)}
@@ -174,7 +185,7 @@ def test_label_maps_are_read_where_there_is_a_candidate() -> None:
     found = candidates(a_plan(), [mapped, frame((300, 1, (0, 0, 5, 5)))], read)
     assert asked == [(1, 2, 3)] and list(found) == [300]
     np.testing.assert_array_equal(
-        found[300][0].seen((0, 0, W, H, 0), SIDE), naive_view(labels == 301, (0, 0, W, H, 0), SIDE)
+        found[300][0].seen(Pixels.of((0, 0, W, H, 0), SIDE)), naive_view(labels == 301, (0, 0, W, H, 0), SIDE)
     )
     assert found[300][1].labels is None
     assert candidates(a_plan(), [mapped, frame()], no_map) == {}
