@@ -32,6 +32,8 @@ def draw_masks(plan: ViewPlan, key: Key, seed: int) -> dict[str, np.ndarray]:
 
     They come from a stream of their own, so that a plan with masks has the views of one without.
     """
+    if not any(crop.mask for crop in plan.crops):
+        return {}
     rng = np.random.default_rng((MASK_STREAM, seed, key.epoch, key.sample))
     drawn = {}
     for number, crop in enumerate(plan.crops):

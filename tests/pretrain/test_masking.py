@@ -23,14 +23,11 @@ def plan(masks: Any, views: int = 2, frames: int = 1, grid: int = 14) -> ViewPla
 
 def naive_block_mask(grid: int, target: float, rng: np.random.Generator, least: float) -> np.ndarray:
     """The sampler as iBOT states it, on an array of cells."""
-    mask, rows = np.zeros((grid, grid), bool), iter(())
+    mask = np.zeros((grid, grid), bool)
+    numbers = (row for _ in range(10_000) for row in rng.random((8, 4)))
     while mask.sum() < target:
         for _ in range(10):
-            try:
-                area, aspect, top, left = next(rows)  # type: ignore[call-overload]
-            except StopIteration:
-                rows = iter(rng.random((8, 4)))
-                area, aspect, top, left = next(rows)
+            area, aspect, top, left = next(numbers)
             size = least + area * (target - mask.sum() - least)
             ratio = math.exp(math.log(0.3) + aspect * (math.log(1 / 0.3) - math.log(0.3)))
             h, w = round(math.sqrt(size * ratio)), round(math.sqrt(size / ratio))

@@ -142,6 +142,18 @@ def test_whole_crops_are_decoded_as_small_as_they_may_be() -> None:
     assert smallest_decode(draw_views(480, 640, both, np.random.default_rng(0)), both) == 2
 
 
+@pytest.mark.parametrize("factor", [2, 4, 8])
+def test_the_geometry_of_a_whole_crop_is_true_on_frames_decoded_smaller(factor: int) -> None:
+    height, width = 203, 251
+    small = cv2.resize(coordinates(208, 256), (-(-width // factor), -(-height // factor)), interpolation=cv2.INTER_AREA)
+    wanted = plan(crop(size=24, views=1, whole=True))
+    draw = draw_views(height, width, wanted, np.random.default_rng(0))
+    views, geometry = {"global": np.empty((1, 1, 24, 24, 3), np.uint8)}, {"global": np.empty((1, 1, 5), np.float32)}
+    cut_views([small], wanted, draw, views, geometry, factor)
+    assert np.abs(geometry["global"][0, 0, :4] - [0, 0, width, height]).max() < factor
+    assert_true(views["global"][0, 0], geometry["global"][0, 0], slack_px=0.05 * 251 + 1)
+
+
 def test_a_clip_may_share_colours_and_draw_the_blurs_sigma_for_each_frame() -> None:
     blurred = Photometric(jitter_p=1.0, grey_p=0.5, blur_p=0.5)
     one = crop(views=4, colours=blurred, frames=(0, 1, 2), shared_photometric=True, blur_sigma_per_frame=True)
