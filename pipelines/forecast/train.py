@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,7 +17,10 @@ from pipelines.forecast.work import Artifact, Work
 ORDER_BYTES = 8  # int64 a row of the draw, for each epoch's order (components/pretrain/sampler.py)
 MODEL_FILES, MODEL_SMALL_BYTES = 8, 60_000  # config, card, curves, load snippet, pictures
 # Defaults of components.pretrain.config that a recipe may leave out (a test compares them).
-TRAINER = {"batch_size": 1024, "epochs": 100, "max_steps": None, "warmup_epochs": 10, "workers": 10, "compile": False}
+TRAINER = {
+    "batch_size": 1024, "epochs": 100, "max_steps": None, "budget": None, "warmup_epochs": 10, "workers": 10,
+    "compile": False,
+}  # fmt: skip
 
 
 def pretrain(
@@ -29,7 +33,7 @@ def pretrain(
     """
     count = count_of(document, key)
     trainer = {**TRAINER, **section_of(document, "pretrain", key).get("trainer", {})}
-    n_steps = steps(index.rows.get(count.draw), trainer, key, count.draw)
+    n_steps = steps(index.rows.get(count.draw), trainer, key, count.draw, count.frames, count.flops)
     samples = n_steps * int(trainer["batch_size"])
     out = Artifact(count.model_bytes + MODEL_SMALL_BYTES, MODEL_FILES)
     workers = max(int(trainer["workers"]), 1)
@@ -49,8 +53,18 @@ def pretrain(
     )
 
 
-def steps(rows: float | None, trainer: Mapping[str, Any], key: str, draw: str) -> int:
-    """Optimiser steps: whole batches of each epoch, ended by `max_steps`; what the stage refuses is refused here."""
+def steps(rows: float | None, trainer: Mapping[str, Any], key: str, draw: str, images: int = 1, flops: int = 0) -> int:
+    """Optimiser steps: whole batches of each epoch, ended by `max_steps`, or what the budget comes to.
+
+    What the stage refuses is refused here.
+
+    Args:
+        rows: of the draw.
+        trainer: the trainer's parameters.
+        key: of the method.
+        draw: its name.
+        images, flops: frames and operations of one sample, in which a budget may be.
+    """
     batch, limit = int(trainer["batch_size"]), trainer["max_steps"]
     if rows is None:
         raise StageError(f"'{key}' needs the draw '{draw}', which the index will not have", where="index.draws")
@@ -59,11 +73,22 @@ def steps(rows: float | None, trainer: Mapping[str, Any], key: str, draw: str) -
         raise StageError(what, where="index.draws", do="more videos, a smaller batch, or another draw")
     total = round(float(trainer["epochs"]) * (rows // batch))
     total = min(total, int(limit)) if limit is not None else total
+    if total and trainer.get("budget") is not None:
+        total = _budget_steps(trainer["budget"], batch, images, flops, key)
     warmup = round(float(trainer["warmup_epochs"]) * (rows // batch))
     if 0 < total <= warmup:
         what = f"the warm-up of '{key}' takes {warmup:,} steps, the whole run {total:,}"
         raise StageError(what, where="pretrain", do="lower trainer.warmup_epochs or raise trainer.max_steps")
     return total
+
+
+def _budget_steps(budget: Mapping[str, Any], batch: int, images: int, flops: int, key: str) -> int:
+    unit = str(budget["unit"])
+    if unit == "seconds":
+        what = f"the budget of '{key}' is in seconds: how many steps it comes to is measured when the run begins"
+        raise StageError(what, where="pretrain", do="forecast it with a budget in steps, samples, images or flops")
+    size = {"steps": 1, "samples": batch, "images": batch * images, "flops": batch * flops}[unit]
+    return max(math.floor(float(budget["amount"]) / size + 0.5), 1)
 
 
 def sample_core_s(count: Count, frames: Frames, rates: Rates) -> float:

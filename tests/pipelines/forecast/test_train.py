@@ -15,7 +15,8 @@ from bench.flops import count
 from components.common.errors import StageError
 from components.common.vit import build_vit
 from components.evaluate.task import get_task
-from components.pretrain.config import TrainerParams
+from components.pretrain.budget import Cost, steps_of
+from components.pretrain.config import Budget, TrainerParams
 from components.pretrain.sampler import EpochSampler
 from components.pretrain.schedules import Schedule
 from pipelines.forecast import counts
@@ -42,6 +43,23 @@ def test_steps_are_those_of_the_trainer(rows: int, **trainer: Any) -> None:
             steps(rows, trainer, "dino", "frame")
     else:
         assert steps(rows, trainer, "dino", "frame") == real
+
+
+@given(
+    st.sampled_from(("steps", "samples", "images", "flops")), st.floats(1, 1e9), st.integers(1, 6), st.integers(1, 9**9)
+)
+def test_a_budget_comes_to_the_trainers_steps(unit: Any, amount: float, images: int, flops: int) -> None:
+    budget = Budget(unit=unit, amount=amount)
+    trainer = {**TRAINER, "batch_size": 32, "warmup_epochs": 0, "budget": budget.model_dump()}
+    expected = steps_of(budget, 32, Cost(images, flops), lambda: 1.0)
+    assert steps(1000, trainer, "dino", "frame", images, flops) == expected
+    assert steps(1000, {**trainer, "max_steps": 0}, "dino", "frame", images, flops) == 0
+
+
+def test_a_budget_in_seconds_cannot_be_told_beforehand() -> None:
+    trainer = {**TRAINER, "budget": {"unit": "seconds", "amount": 60}}
+    with pytest.raises(StageError, match="measured when the run begins"):
+        steps(2000, trainer, "dino", "frame")
 
 
 def test_a_draw_that_the_index_will_not_have_is_refused() -> None:
