@@ -120,4 +120,4 @@ class CrossTimeODIS(ObjectDistillation):
     def pictures(self, batch: dict[str, Tensor], now: Now) -> dict[str, list[Any]]:
         """Large views of some samples, one sample a row: the anchor's, then the neighbour's, the object outlined."""
         groups = [name for name in ("global", "neighbour") if name in batch]
-        return {"objects": [outlined(batch, self.find_objects(batch), groups)]}
+        return super().pictures(batch, now) | {"objects": [outlined(batch, self.find_objects(batch), groups)]}

@@ -79,4 +79,4 @@ class ODIS(ObjectDistillation):
     @torch.no_grad()
     def pictures(self, batch: dict[str, Tensor], now: Now) -> dict[str, list[Any]]:
         """Large views of some samples, one sample a row, with the target object outlined."""
-        return {"objects": [outlined(batch, self.find_objects(batch), ["global"])]}
+        return super().pictures(batch, now) | {"objects": [outlined(batch, self.find_objects(batch), ["global"])]}
