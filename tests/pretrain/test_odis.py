@@ -24,13 +24,18 @@ from small import (
 )
 from torch import Tensor
 
+from components.common.config import parse, read_yaml, section_of
 from components.common.encoder import load_encoder, write_model_folder
 from components.common.errors import StageError
 from components.common.vit import build_vit
+from components.index.config import IndexParams
 from components.pretrain.blocks.object_tokens import load_token, object_tokens
+from components.pretrain.config import find_method, params_model
 from components.pretrain.methods.odis import ODIS
 from components.pretrain.plan import ObjectTargets
+from pipelines.workspace import merged_params
 
+RECIPES = Path(__file__).parents[2] / "recipes" / "published"
 SETTINGS: dict[str, Any] = {"warmup_teacher_temp_epochs": 0, "warmup_patch_temp_epochs": 0, "patch_temp": 0.06}
 SEPARATE: dict[str, Any] = {"shared_head": False, "shared_head_teacher": False, "patch_out_dim": 14}
 TAU, TAU_PATCH = 0.07, 0.06
@@ -275,3 +280,23 @@ def test_published_views() -> None:
 def test_wrong_arguments(wrong: dict[str, Any], match: str) -> None:
     with pytest.raises(ValidationError, match=match):
         ODIS.Args(**wrong)
+
+
+@pytest.mark.parametrize("recipe", ["odis", "cross_time_odis", "cross_time_odis_venice"])
+def test_published_recipes_are_whole_and_state_the_defaults(recipe: str) -> None:
+    document = merged_params(RECIPES / f"{recipe}.yaml", [])
+    (name,) = set(document["methods"]) - {"random"}
+    section = section_of(document, "pretrain", name)
+    params: Any = parse(params_model(name, section), section, name)
+    own = read_yaml(RECIPES / f"{recipe}.yaml")["pretrain"][name]
+    assert set(own["args"]) == set(type(params.args).model_fields)
+    assert set(own["trainer"]) == set(type(params.trainer).model_fields)
+    same = type(params.args)()
+    venice = {"objects", "object_aware_locals", "object_margin_patches", "object_margin_draw", "lambda_timeobj"}
+    differing = {key for key in type(same).model_fields if getattr(params.args, key) != getattr(same, key)}
+    assert differing == (venice if recipe.endswith("venice") else set())
+    trainer = params.trainer
+    assert (trainer.batch_size, trainer.epochs, trainer.precision, trainer.lr) == (512, 300, "float32", 5e-4)
+    index = parse(IndexParams, section_of(document, "index", document["corpus"]), name)
+    draw = index.draws[find_method(name).views(params.args, 16).draw]
+    assert list(draw.offsets_s) == {"odis": [0], "cross_time_odis": [0, 5], "cross_time_odis_venice": [0, 1]}[recipe]
