@@ -16,6 +16,7 @@ from components.common.scores import Score
 WEIGHTS = "encoder.safetensors"
 PICTURES = {".png": "image/png", ".gif": "image/gif", ".jpg": "image/jpeg", ".jpeg": "image/jpeg"}
 LABELS = ("class", "sequence", "name", "video", "category")  # what a row of a details table may be about
+COUNTERS = ("step", "epoch", "images_seen", "pflops_seen")  # columns of the curves that only say how far a run is
 DERIVED = {"jf_mean": ("j_mean", "f_mean"), "miou": ("iou",)}  # primary metric -> columns whose mean it is, per row
 
 
@@ -67,7 +68,7 @@ def read_curves(file: Path) -> dict[str, tuple[list[float], list[float]]]:
         return {}
     with file.open(newline="", encoding="utf-8") as stream:
         rows = list(csv.DictReader(stream))
-    names = [name for name in (rows[0] if rows else {}) if name and name not in ("step", "epoch")]
+    names = [name for name in (rows[0] if rows else {}) if name and name not in COUNTERS]
     columns = {name: [(_float(row.get("step")), _float(row.get(name))) for row in rows] for name in names}
     finite = {name: [(s, v) for s, v in pairs if s is not None and v is not None] for name, pairs in columns.items()}
     return {name: ([s for s, _ in pairs], [v for _, v in pairs]) for name, pairs in finite.items() if pairs}
