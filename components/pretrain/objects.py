@@ -51,7 +51,8 @@ class Region(NamedTuple):
         """bool (g, g): which patches of a view show any of it."""
         grid = len(pixels.rows) // patch_px
         if self.labels is None:
-            down, across = (side.reshape(-1, grid, patch_px).any(axis=2) for side in self._sides(pixels))
+            sides = (side.reshape(-1, grid, patch_px) for side in self._sides(pixels))
+            down, across = (np.asarray(side.any(axis=2)) for side in sides)
             return np.asarray((down[:, :, None] & across[:, None, :]).any(axis=0))
         return np.asarray(self.seen(pixels).reshape(grid, patch_px, grid, patch_px).any(axis=(1, 3)))
 
