@@ -79,6 +79,7 @@ class CrossTimeIBOT(MaskedDistillation):
     def forward(self, batch: dict[str, Tensor], now: Now) -> StepOutput:
         args, student = self.args, self.student
         views, mask = view_first(batch["global"]), view_first(batch["global_mask"])  # (2, B, 3, S, S), (2, B, g, g)
+        hidden = Hidden.of(mask)
 
         with torch.no_grad():
             target_cls, target_patches = tokens(self.teacher["backbone"], views)  # the anchor's, never the neighbour's
@@ -90,7 +91,7 @@ class CrossTimeIBOT(MaskedDistillation):
             cls = torch.cat([cls, tokens(student["backbone"], view_first(batch["local"]))[0]])  # (2 + L, B, D)
         terms = {
             "cls": view_pair_loss(cls_probs, student["head"](cls), args.student_temp),
-            "patch": self.hidden_loss(target_bottleneck, patches, Hidden.of(mask), now),
+            "patch": self.hidden_loss(target_bottleneck, patches, hidden, now),
         }
         if args.across_time:
             terms |= self._time_terms(batch, cls_probs, target_bottleneck, now)
