@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 import timm
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from small import (
     assert_accumulates,
     assert_drops_paths_in_student_only,
@@ -25,7 +27,7 @@ from torch import Tensor, nn
 from components.common.errors import StageError
 from components.common.vit import build_vit, exported_args, uniform_drop_path
 from components.pretrain.blocks.masked_vit import masked_tokens
-from components.pretrain.methods.tcore import TCoRe, expected_count, patch_loss, patch_weights
+from components.pretrain.methods.tcore import TCoRe, apart, expected_count, masked_first, patch_weights
 from components.pretrain.plan import Sandwich, StratifiedMasks
 
 REGISTERS = {"reg_tokens": 4, "no_embed_class": True, "init_values": 0.1}
@@ -50,7 +52,7 @@ def naive_terms(method: Any, batch: dict[str, Tensor]) -> dict[str, Tensor]:
     targets: list[list[Tensor]] = [[] for _ in range(n_views)]  # teacher logits
     past: list[Tensor] = []  # by crop
     future: list[Tensor] = []
-    apart: list[Tensor] = []  # by masked patch
+    squares: list[Tensor] = []  # by masked patch
     for i, j in product(range(n_samples), range(n_views)):
         image, grid = batch["global"][i, j], batch["global_mask"][i, j]
         found = teacher["backbone"].forward_features(image)[0].detach()
@@ -65,7 +67,7 @@ def naive_terms(method: Any, batch: dict[str, Tensor]) -> dict[str, Tensor]:
             goal = [teacher["head"](found[5 + p]).detach() for p in hidden]
             rows = [entropy(g, method.patch_centre.value, 0.07, logits[p]) for g, p in zip(goal, hidden, strict=True)]
             losses.append(mean(rows) if rows else image.new_zeros(()))
-        apart += [mean((a - b) ** 2 for a, b in zip(filled[0][p], filled[1][p], strict=True)) for p in hidden]
+        squares += [mean((a - b) ** 2 for a, b in zip(filled[0][p], filled[1][p], strict=True)) for p in hidden]
     crops = [[student["backbone"](sample[k])[0] for sample in batch["local"]] for k in range(batch["local"].shape[1])]
     pairs = [
         mean(entropy(t, method.centre.value, 0.07, head(z)) for t, z in zip(targets[j], view, strict=True))
@@ -78,7 +80,7 @@ def naive_terms(method: Any, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         "koleo": sum(naive_koleo(view) for view in classes),
         "past": mean(past),
         "future": mean(future),
-        "agree": sum(apart) / counted,
+        "agree": sum(squares) / counted,
     }
 
 
@@ -124,8 +126,8 @@ def test_uniform_targets_cost_the_logarithm_of_their_number() -> None:
 def test_equal_past_and_future_agree() -> None:
     method = small()
     batch = small_batch(method)
-    apart = method(batch, now()).terms
-    assert apart["agree"] > 1e-6 and not torch.isclose(apart["past"], apart["future"])
+    terms = method(batch, now()).terms
+    assert terms["agree"] > 1e-6 and not torch.isclose(terms["past"], terms["future"])
     batch["around"][:, :, 1] = batch["around"][:, :, 0]
     same = method(batch, now()).terms
     assert same["agree"].item() == 0 and torch.equal(same["past"], same["future"])
@@ -190,6 +192,17 @@ def test_paths_drop_in_past_and_future_if_asked_for(aux: bool) -> None:
     torch.testing.assert_close(method._seen(images), method._seen(images), rtol=0, atol=0)
 
 
+@given(st.lists(st.booleans(), min_size=1, max_size=70))
+def test_masked_crops_come_first_in_order_and_in_few_numbers(masked: list[bool]) -> None:
+    hidden = torch.zeros(len(masked), 3, dtype=torch.bool)
+    hidden[:, 1] = torch.tensor(masked)
+    chosen = masked_first(hidden).tolist()
+    wanted = [i for i, m in enumerate(masked) if m]
+    assert chosen[: len(wanted)] == wanted and len(set(chosen)) == len(chosen) > 0
+    unit = max(len(masked) // 16, 1)
+    assert len(chosen) - len(wanted) <= unit and (len(chosen) % unit == 0 or len(chosen) == len(masked))
+
+
 def test_weights_of_patches() -> None:
     hidden = torch.zeros(2, 3, 8, dtype=torch.bool)
     hidden[0, 0, :4] = hidden[1, 2, 5] = True
@@ -200,12 +213,22 @@ def test_weights_of_patches() -> None:
     assert patch_weights(whole).sum().item() == pytest.approx(0.5)  # half of the crops; B in the release's units
 
 
-def test_patch_loss_is_in_full_precision() -> None:
-    rows = torch.randn(2, 5, 9, generator=torch.Generator().manual_seed(0))
-    probs, weights = rows[0].softmax(-1), torch.rand(5, generator=torch.Generator().manual_seed(1))
+def test_logits_apart_without_logits() -> None:
+    past, future, w = (
+        torch.randn(n, 4, generator=torch.Generator().manual_seed(n), dtype=torch.float64).requires_grad_()
+        for n in (3, 3, 9)
+    )
+    future = future + 1
+    expected = torch.stack([mean((a @ row - b @ row) ** 2 for row in w) for a, b in zip(past, future, strict=True)])
+    found = apart(past, future, w)
+    torch.testing.assert_close(found, expected)
+    theirs = torch.autograd.grad(expected.sum(), [past, w], retain_graph=True)
+    for a, b in zip(torch.autograd.grad(found.sum(), [past, w]), theirs, strict=True):
+        torch.testing.assert_close(a, b)
+    halved = [x.detach().float() for x in (past, future, w)]
     with torch.autocast("cpu", torch.bfloat16):
-        found = patch_loss(probs, rows[1].bfloat16(), weights, 0.1)
-    torch.testing.assert_close(found, patch_loss(probs, rows[1].bfloat16().float(), weights, 0.1))
+        assert apart(*halved).dtype == torch.float32
+        torch.testing.assert_close(apart(*halved).double(), expected.detach(), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(("n", "low", "high"), [(196, 0.1, 0.5), (36, 0.1, 0.5), (16, 0.25, 0.25), (7, 0.0, 0.9)])

@@ -1,4 +1,4 @@
-"""T-CoRe: when the future dominates the past (Liu et al., CVPR 2025, arXiv:2503.15096).
+"""T-CoRe: when the future becomes the past (Liu et al., CVPR 2025, arXiv:2503.15096).
 
 DINOv2's losses on the current frame of a clip, with masked patches filled in from a past and a future frame:
 
@@ -38,16 +38,15 @@ from components.pretrain.blocks.koleo import koleo
 from components.pretrain.blocks.masked_vit import MaskToken, masked_tokens
 from components.pretrain.blocks.numerics import full, no_autocast
 from components.pretrain.blocks.patch_matching import PatchMatching, draw_matches
+from components.pretrain.blocks.prototype_loss import Scores, Targets, cross_entropies, view_pair_loss
 from components.pretrain.blocks.self_distillation import (
     DistillationArgs,
     check_warmup,
     last_layers,
     make_teacher,
-    teacher_probabilities,
     teacher_temperature,
     tokens,
     view_first,
-    view_pair_loss,
 )
 from components.pretrain.method import EncoderFactory, Method, Now, StepOutput, register
 from components.pretrain.plan import Crop, Photometric, Sandwich, StratifiedMasks, ViewPlan
@@ -134,44 +133,48 @@ class TCoRe(Method):
 
         with torch.no_grad():
             target, target_patches = tokens(self.teacher["backbone"], current)
-            probs = self._probabilities(target, self.centre, now)  # (2, B, K)
-            patch_probs = self._probabilities(target_patches[hidden], self.patch_centre, now)  # (M, K)
+            targets = self._targets(target, self.centre, now)  # (2, B) rows over K prototypes
+            patch_targets = self._targets(target_patches[hidden][None], self.patch_centre, now)  # (1, M)
 
         cls, patches = self._masked(current, mask)
         local = [tokens(self.student["backbone"], view_first(batch["local"]))[0]] if "local" in batch else []
-        past, future = self._reconstructed(patches, batch["around"].transpose(0, 1), hidden)  # (M, K) logits
+        filled = self._filled_in(patches, batch["around"].transpose(0, 1), hidden)  # (2, M, D), by past and future
 
-        weights = patch_weights(hidden)
-        dino = view_pair_loss(probs, self.student["head"](torch.cat([cls, *local])), args.student_temp)
+        head: Any = self.student["head"]
+        prototypes = head.last_layer.rows()
+        classes, rows = Scores(head.bottleneck(torch.cat([cls, *local])), prototypes), head.bottleneck(filled)
+        dino = view_pair_loss(targets, classes, args.student_temp)
         spread = koleo(cls, args.koleo_group if self.training else cls.shape[1]).sum()
-        past_loss = patch_loss(patch_probs, past, weights, args.student_temp)
-        future_loss = patch_loss(patch_probs, future, weights, args.student_temp)
-        agree = (full(past) - full(future)).square().mean(-1).sum() / self._expected_masked(hidden)
+        weights = patch_weights(hidden)  # (M,)
+        by_frame = torch.tensor([args.w_past, args.w_future], dtype=weights.dtype, device=weights.device)
+        patch_loss, entropies = cross_entropies(
+            patch_targets, Scores(rows, prototypes), args.student_temp, by_frame[:, None] * weights
+        )
+        agree = apart(*rows, prototypes).sum() / self._expected_masked(hidden)
 
-        loss = dino + args.w_koleo * spread
-        loss = loss + args.w_past * past_loss + args.w_future * future_loss + args.w_agree * agree
-        terms = {"dino": dino, "koleo": spread, "past": past_loss, "future": future_loss, "agree": agree}
-        monitors = {"teacher_probs": probs.flatten(0, 1), "features": target.flatten(0, 1)}
+        loss = dino + args.w_koleo * spread + patch_loss + args.w_agree * agree
+        past, future = (entropies[0] * weights).sum(dim=-1)
+        terms = {"dino": dino, "koleo": spread, "past": past, "future": future, "agree": agree}
+        monitors = {"teacher_probs": targets.some(), "features": target.flatten(0, 1)}
         return StepOutput(loss, {name: term.detach() for name, term in terms.items()}, monitors)
 
-    def _probabilities(self, features: Tensor, centre: Centre, now: Now) -> Tensor:
-        """The teacher's targets (..., K) for its tokens (..., D); counts them for the centre of the next step."""
+    def _targets(self, features: Tensor, centre: Centre, now: Now) -> Targets:
+        """What the teacher says of its tokens (T, ..., D); it counts for the centre of the next step."""
         args = self.args
-        logits = self.teacher["head"](features)
         tau = teacher_temperature(
             now.epoch, args.warmup_teacher_temp, args.teacher_temp, args.warmup_teacher_temp_epochs
         )
-        probs = teacher_probabilities(logits, centre.value, tau)
-        centre.add(logits)
-        return probs
+        scores = Scores.of(self.teacher["head"], features)
+        centre.add_sum(*scores.sum())
+        return Targets(scores, centre.value, tau)
 
     def _masked(self, images: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """The student's class tokens (..., D) and patch tokens (..., P, D) of images (..., 3, S, S) seen in part."""
         token: Any = self.student["mask_token"].value
         return masked_tokens(self.student["backbone"], images, mask, token)
 
-    def _reconstructed(self, patches: Tensor, around: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        """Student logits (M, K) of the masked patches as the past frame fills them in, and as the future one does.
+    def _filled_in(self, patches: Tensor, around: Tensor, hidden: Tensor) -> Tensor:
+        """The M masked patches as the past frame fills them in, and as the future one does: (2, M, D).
 
         View v of the current frame is matched with view v of the others.
 
@@ -180,14 +183,11 @@ class TCoRe(Method):
             around: (2, B, 2, 3, S, S), past and future.
             hidden: (2, B, P), M of them True.
         """
-        masked = hidden.any(dim=-1)  # (2, B): the n crops that have anything to fill in
-        masked[0, 0] |= ~masked.any()  # a small share of the batch may have none, and no pass of a ViT is empty
-        other = self._seen(around[masked])  # (n, 2, P, D)
-        query = patches[masked][:, None].expand_as(other)
+        chosen = masked_first(hidden.flatten(0, 1))  # n crops
+        other = self._seen(around.flatten(0, 1)[chosen])  # (n, 2, P, D)
+        query = patches.flatten(0, 1)[chosen][:, None].expand_as(other)
         filled = self.student["matching"](query.flatten(0, 1), other.flatten(0, 1)).unflatten(0, (-1, 2))
-        rows = filled.transpose(0, 1)[:, hidden[masked]]  # (2, M, D)
-        past, future = self.student["head"](rows)
-        return past, future
+        return filled.transpose(0, 1)[:, hidden.flatten(0, 1)[chosen]]
 
     @torch.no_grad()
     def _seen(self, images: Tensor) -> Tensor:
@@ -245,6 +245,20 @@ class TCoRe(Method):
         return {"patch_matching": draw_matches(current, around, hidden, attention)}
 
 
+def masked_first(hidden: Tensor) -> Tensor:
+    """Indices of all crops with masked patches, in order, then of as many others as make a sixteenth of the crops full.
+
+    The crops' share of a process varies from step to step; so a compiled encoder still meets few sizes, and none of 0.
+
+    Args:
+        hidden: bool (crops, P).
+    """
+    masked = hidden.any(dim=-1)
+    unit = max(len(masked) // 16, 1)
+    wanted = max(-(-int(masked.sum()) // unit), 1) * unit
+    return masked.byte().argsort(descending=True, stable=True)[:wanted]
+
+
 def patch_weights(hidden: Tensor) -> Tensor:
     """Weight of each masked patch in a mean over crops of means over masked patches: (V, B, P) -> (M,).
 
@@ -254,11 +268,14 @@ def patch_weights(hidden: Tensor) -> Tensor:
     return (1 / (counts * hidden[..., 0].numel())).expand(hidden.shape)[hidden]
 
 
-def patch_loss(probs: Tensor, logits: Tensor, weights: Tensor, temperature: float) -> Tensor:
-    """Weighted sum of H(p, softmax(z / tau)) over rows: (M, K), (M, K), (M,) -> scalar."""
-    with no_autocast(logits):
-        log_probs = (full(logits) / temperature).log_softmax(dim=-1)
-        return -torch.einsum("mk,mk,m->", full(probs), log_probs, weights.to(log_probs))
+def apart(past: Tensor, future: Tensor, prototypes: Tensor) -> Tensor:
+    """Mean over K prototypes W of the squared difference of two logits: (M, d), (M, d), (K, d) -> (M,).
+
+    |W (a - b)|^2 / K needs of the prototypes only W'W, d x d numbers, and no logits.
+    """
+    with no_autocast(past):
+        difference, w = full(past) - full(future), full(prototypes)
+        return (difference @ (w.T @ w / len(w)) * difference).sum(dim=-1)
 
 
 def expected_count(n_patches: int, low: float, high: float) -> float:
