@@ -150,7 +150,7 @@ class TCoRe(Method):
         patch_loss, entropies = cross_entropies(
             patch_targets, Scores(rows, prototypes), args.student_temp, by_frame[:, None] * weights
         )
-        agree = apart(*rows, prototypes).sum() / self._expected_masked(hidden)
+        agree = apart(rows[0], rows[1], prototypes).sum() / self._expected_masked(hidden)
 
         loss = dino + args.w_koleo * spread + patch_loss + args.w_agree * agree
         past, future = (entropies[0] * weights).sum(dim=-1)
