@@ -29,7 +29,7 @@ class Naive(NaiveFlow):
         teacher_logits, view = self.teach(frames)
         masked = self.masked(frames, view, now)
         objects = [[self.student_logits(image[:, t]) for t in range(n_frames)] for image in masked]
-        crops = batch["local"].transpose(0, 1) if "local" in batch else []
+        crops = list(batch["local"].transpose(0, 1)) if "local" in batch else []
         local = [
             self.student_logits(torch.cat([crop[:, t] for crop in crops])) for t in range(n_frames if len(crops) else 0)
         ]

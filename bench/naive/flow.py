@@ -33,9 +33,9 @@ class NaiveFlow(ABC):
         self.student: nn.ModuleDict = self.source.student
         self.teacher: nn.ModuleDict = self.source.teacher
         self.clip_norm = clip_norm
-        for module in self.source.modules():
-            if hasattr(module, "fused_attn"):
-                module.fused_attn = False
+        blocks: list[Any] = [module for module in self.source.modules() if hasattr(module, "fused_attn")]
+        for block in blocks:
+            block.fused_attn = False
         trained = [p for p in self.student.parameters() if p.requires_grad]
         self.optimiser = torch.optim.AdamW(
             [

@@ -39,7 +39,8 @@ class Naive(NaiveFlow):
         return total / len(clips)
 
     def after_step(self, now: Now) -> None:
-        weight = self.student["prototypes"].weight
+        prototypes: Any = self.student["prototypes"]
+        weight = prototypes.weight
         with torch.no_grad():
             weight.copy_(F.normalize(weight.data.clone(), dim=1))
 
@@ -61,7 +62,8 @@ class Naive(NaiveFlow):
 
     def _assign(self, projected: Tensor) -> tuple[Tensor, Tensor]:
         """Assignment and scores (B, N, K) of one frame of each clip."""
-        scores = F.normalize(projected.flatten(0, 1), dim=-1) @ self.student["prototypes"].weight.T
+        prototypes: Any = self.student["prototypes"]
+        scores = F.normalize(projected.flatten(0, 1), dim=-1) @ prototypes.weight.T
         with torch.no_grad():
             q = (scores / self.args.sinkhorn_epsilon).exp().T
             q = q / q.sum()

@@ -1,11 +1,11 @@
 """Objects of the frames of a clip index, as memory-mapped columns.
 
-    objects/start.npy      int64 (F + 1,): objects start[f] ... start[f + 1] are those of frame f
-    objects/box.npy        float32 (N, 4): x0, y0, x1, y1 in pixels of the frame, ends exclusive
-    objects/track.npy      int32 (N,): unique in a video, rising in a frame
-    objects/category.npy   int32 (N,): number of its name in index.json
-    objects/labels.npy     int64 (F, 3): shard, offset, size of the frame's label map, whose pixels are track + 1;
-                           size 0 where there is none. Only in an index that has label maps
+objects/start.npy      int64 (F + 1,): objects start[f] ... start[f + 1] are those of frame f
+objects/box.npy        float32 (N, 4): x0, y0, x1, y1 in pixels of the frame, ends exclusive
+objects/track.npy      int32 (N,): unique in a video, rising in a frame
+objects/category.npy   int32 (N,): number of its name in index.json
+objects/labels.npy     int64 (F, 3): shard, offset, size of the frame's label map, whose pixels are track + 1;
+                       size 0 where there is none. Only in an index that has label maps
 """
 
 from __future__ import annotations
