@@ -12,7 +12,6 @@ from bench.naive.flow import NaiveFlow
 from components.pretrain.blocks.masked_vit import masked_tokens
 from components.pretrain.blocks.self_distillation import teacher_temperature
 from components.pretrain.method import Method, Now
-from components.pretrain.methods.tcore import expected_count
 
 PAST, FUTURE = 0, 1
 
@@ -21,7 +20,7 @@ class Naive(NaiveFlow):
     """What costs time in the release: past and future frames of every view go through the encoder, one after the other,
     and through the matching module, though half of the views have no masked patch to fill in; the module's attention
     maps are formed and thrown away; the head runs on the class tokens twice; every pair of views is a pass over the
-    logits. One difference to it: L_pf is divided by the expected number of masked patches, as in our loss.
+    logits.
     """
 
     def __init__(self, method: Method, lr: float, weight_decay: float, clip_norm: float | None) -> None:
@@ -60,8 +59,7 @@ class Naive(NaiveFlow):
         for weight, logits in ((args.w_past, past), (args.w_future, future)):
             rows_loss = -(patch_targets * F.log_softmax(logits / args.student_temp, dim=-1)).sum(-1)
             loss = loss + weight * (rows_loss * weights).sum() / len(current)
-        expected = len(current) * args.mask_share * expected_count(hidden.shape[1], *args.mask_ratio)
-        return loss + args.w_agree * ((past - future) ** 2).sum() / (past.shape[1] * expected)
+        return loss + args.w_agree * ((past - future) ** 2).mean()
 
     @torch.no_grad()
     def targets(self, current: Tensor, hidden: Tensor, now: Now) -> tuple[Tensor, Tensor]:

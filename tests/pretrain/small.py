@@ -99,9 +99,9 @@ def assert_accumulates(name: str, **args: Any) -> None:
     """Two micro-batches of 2 give the gradients and the centres of one batch of 4."""
     whole, parts = small_method(name, **args), small_method(name, **args)
     batch = small_batch(whole)
-    whole(batch, now()).loss.backward()
     shared = now()  # one object for both halves: a draw must not use the generator up
-    for half in halves(batch):
+    whole(*whole.before_step([batch], now()), now()).loss.backward()
+    for half in parts.before_step(list(halves(batch)), shared):
         (parts(half, shared).loss / 2).backward()
     for method in (whole, parts):
         method.after_step(now())

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from components.common.errors import StageError
 from components.common.vit import build_vit, exported_args, uniform_drop_path
 from components.pretrain.blocks.masked_vit import masked_tokens
-from components.pretrain.methods.tcore import TCoRe, apart, expected_count, masked_first, patch_weights
+from components.pretrain.methods.tcore import TCoRe, apart, masked_first, patch_weights
 from components.pretrain.plan import Sandwich, StratifiedMasks
 
 REGISTERS = {"reg_tokens": 4, "no_embed_class": True, "init_values": 0.1}
@@ -74,13 +74,12 @@ def naive_terms(method: Any, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         for j in range(n_views)
         for view in (classes[1 - j], *crops)
     ]
-    counted = n_samples * n_views * 0.5 * expected_count(batch["global_mask"][0, 0].numel(), 0.1, 0.5)
     return {
         "dino": mean(pairs),
         "koleo": sum(naive_koleo(view) for view in classes),
         "past": mean(past),
         "future": mean(future),
-        "agree": sum(squares) / counted,
+        "agree": mean(squares),
     }
 
 
@@ -229,13 +228,6 @@ def test_logits_apart_without_logits() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         assert apart(*halved).dtype == torch.float32
         torch.testing.assert_close(apart(*halved).double(), expected.detach(), rtol=1e-5, atol=1e-6)
-
-
-@pytest.mark.parametrize(("n", "low", "high"), [(196, 0.1, 0.5), (36, 0.1, 0.5), (16, 0.25, 0.25), (7, 0.0, 0.9)])
-def test_expected_count(n: int, low: float, high: float) -> None:
-    points = [low + (high - low) * (i + 0.5) / 20_000 for i in range(20_000)]
-    assert expected_count(n, low, high) == pytest.approx(mean(float(int(n * r)) for r in points), abs=2e-3)
-    assert expected_count(196, 0.1, 0.5) == pytest.approx(58.3, abs=0.01)
 
 
 def test_learning_rates_of_the_table() -> None:

@@ -14,8 +14,7 @@ Unmasked crops need neither past nor future, so only masked ones are matched: ha
 
 Where the released code and what it says of itself differ, or a number would depend on how a batch is shared out:
   weights: 0.8, 0.8, 20 of the training script; the configuration file has 1, 1, 1 (`w_past`, `w_future`, `w_agree`);
-  L_pf: divided by the expected number of masked patches (58.3 a sample), which every share of the batch knows, not by
-    the counted one; a batch of 256 counts within 0.1 % of it;
+  L_pf: the masked patches of the whole batch are counted, over micro-batches and processes; the release counts a GPU's;
   L_koleo: neighbours within `koleo_group` samples, which one GPU held (see `blocks/koleo.py`);
   `aux_drop_path`: stochastic depth acts on past and future too, as released;
   `released_lr`: rates as the published weights probably had them: a bug gave all but the matching module the plain
@@ -32,6 +31,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from components.common.vit import uniform_drop_path
+from components.pretrain import parallel
 from components.pretrain.blocks.centre import Centre
 from components.pretrain.blocks.crops import CropArgs, Share, check_sizes
 from components.pretrain.blocks.koleo import koleo
@@ -125,6 +125,15 @@ class TCoRe(Method):
         timing = Sandwich(args.past, args.current, args.future)
         return ViewPlan(args.span, timing.n_frames, tuple(crops), timing=timing, patch_px=patch_px)
 
+    @torch.no_grad()
+    def before_step(self, micro_batches: list[dict[str, Tensor]], now: Now) -> list[dict[str, Tensor]]:
+        """Lay into each micro-batch how many masked patches one of them has on average, over all processes: (B,)."""
+        masks = [batch["global_mask"] for batch in micro_batches]
+        n_masked = parallel.mean(torch.stack([mask.sum() for mask in masks]).double().mean())
+        return [
+            batch | {"n_masked": n_masked.expand(len(mask))} for batch, mask in zip(micro_batches, masks, strict=True)
+        ]
+
     def forward(self, batch: dict[str, Tensor], now: Now) -> StepOutput:
         args = self.args
         current = view_first(batch["global"])  # (2, B, 3, S, S)
@@ -150,7 +159,9 @@ class TCoRe(Method):
         patch_loss, entropies = cross_entropies(
             patch_targets, Scores(rows, prototypes), args.student_temp, by_frame[:, None] * weights
         )
-        agree = apart(rows[0], rows[1], prototypes).sum() / self._expected_masked(hidden)
+        counted = batch["n_masked"][0] if "n_masked" in batch else hidden.sum()
+        disagreement = apart(rows[0], rows[1], prototypes).sum()
+        agree = disagreement / counted.clamp(min=1).to(disagreement)
 
         loss = dino + args.w_koleo * spread + patch_loss + args.w_agree * agree
         past, future = (entropies[0] * weights).sum(dim=-1)
@@ -197,11 +208,6 @@ class TCoRe(Method):
         found = tokens(backbone, images)[1]
         backbone.train(self.training)
         return found
-
-    def _expected_masked(self, hidden: Tensor) -> float:
-        """How many patches of a batch like this one are masked on average."""
-        n_crops = hidden.shape[0] * hidden.shape[1]
-        return n_crops * self.args.mask_share * expected_count(hidden.shape[-1], *self.args.mask_ratio)
 
     def after_step(self, now: Now) -> None:
         super().after_step(now)
@@ -276,14 +282,3 @@ def apart(past: Tensor, future: Tensor, prototypes: Tensor) -> Tensor:
     with no_autocast(past):
         difference, w = full(past) - full(future), full(prototypes)
         return (difference @ (w.T @ w / len(w)) * difference).sum(dim=-1)
-
-
-def expected_count(n_patches: int, low: float, high: float) -> float:
-    """Mean of int(n_patches * r) over r uniform in [low, high]."""
-
-    def area(x: float) -> float:  # integral of int(t) from 0 to x
-        return (n := int(x)) * (n - 1) / 2 + n * (x - n)
-
-    if low == high:
-        return float(int(n_patches * low))
-    return (area(n_patches * high) - area(n_patches * low)) / (n_patches * (high - low))
