@@ -19,7 +19,7 @@ ARGS = {"out_dim": 64, "hidden_dim": 32, "bottleneck_dim": 16, "global_size_px":
 TINY: dict[str, Any] = {
     "methods": ["random", "dino", "dora"],
     "download": {
-        "sample": {**WORLD, "layouts": ["videos"], "clips": 4},
+        "sample": {**WORLD, "layouts": ["videos"], "clips": 4, "tracks": True},
         "knn": {
             **WORLD,
             "layouts": ["imagenet"],

@@ -127,7 +127,8 @@ def test_extreme_logits_stay_finite() -> None:
 
 
 MEMORY = """
-import resource, sys, torch
+import sys, torch
+from pathlib import Path
 from components.pretrain.blocks import prototype_loss as fused, self_distillation as dense
 from components.pretrain.blocks.head import ProjectionHead
 torch.set_num_threads(1)
@@ -135,7 +136,9 @@ K, B = 16384, 32
 head = ProjectionHead(32, K, hidden_dim=32, bottleneck_dim=16, train_gain=True)
 told, own, centre = torch.randn(2, B, 32), torch.randn(10, B, 32), torch.zeros(K)
 fused.CHUNK_BYTES["cpu"] = 1 << 22
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+def peak():  # of this program; getrusage's would be inherited from the process that started it
+    return next(int(line.split()[1]) for line in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in line)
+before = peak()
 if sys.argv[1] == "dense":
     with torch.no_grad():
         probs = dense.teacher_probabilities(head(told), centre, 0.04)
@@ -145,7 +148,7 @@ else:
         scores = fused.Scores.of(head, told)
     loss = fused.view_pair_loss(fused.Targets(scores, centre, 0.04), fused.Scores.of(head, own), 0.1)
 loss.backward()
-print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024, float(loss))
+print((peak() - before) // 1024, float(loss))
 """
 
 
