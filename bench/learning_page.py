@@ -20,7 +20,7 @@ from components.common.outputs import write_text
 
 CURVES = {"loss": "loss", "teacher_entropy": "teacher entropy / log K", "rankme": "RankMe"}
 COLOURS = ("tab:blue", "tab:orange")
-NAMES = {"knn": "k-NN top-1", "vos": "VOS J&F", "linear_seg": "linear segmentation mIoU"}
+NAMES = {"knn": "k-NN top-1", "vos": "VOS J&F", "voc_linear": "linear segmentation mIoU"}
 
 
 def write_page(page: Path, pictures: Path, recipes: Sequence[str], seeds: Sequence[int]) -> None:

@@ -27,7 +27,7 @@ METHODS = {
 TASKS = {
     "knn": ("k-NN on frozen features as in Caron et al., ICCV 2021", "2104.14294"),
     "vos": ("Pont-Tuset et al., The 2017 DAVIS Challenge on Video Object Segmentation, 2017", "1704.00675"),
-    "linear_seg": ("linear segmentation of frozen patch features as in Salehi et al., ICCV 2023", "2308.11796"),
+    "voc_linear": ("linear segmentation of frozen patch features as in Salehi et al., ICCV 2023", "2308.11796"),
 }
 
 

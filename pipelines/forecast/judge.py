@@ -11,7 +11,7 @@ from pipelines.forecast.rates import Benchmark, Rates
 from pipelines.forecast.work import Artifact, Work
 
 # Published constants that a recipe may leave out.
-INPUT_PX = {"knn": 224, "vos": 480, "linear_seg": 448}
+INPUT_PX = {"knn": 224, "vos": 480, "voc_linear": 448}
 FLOAT_BYTES = 4
 ANIMATION_BYTES = 4 * 750_000  # of the sample; real frames compress alike at the same width
 
@@ -37,12 +37,12 @@ def evaluate(
             * (1 + float(params.get("context_frames", 7)))
             * _device(rates.judge.affinities_per_s, rates)
         )
-    if task == "linear_seg":
+    if task == "voc_linear":
         grid = float(params.get("label_px", 100)) ** 2 * float(params.get("num_classes") or 21)
         seen = float(params.get("epochs", 50)) * benchmark.train_pictures + benchmark.pictures
         flops += seen * grid * _device(rates.judge.probe_px_per_s, rates)
     read = benchmark.width_px * benchmark.height_px + height * width
-    kept = pictures * (cells if task == "linear_seg" else 1) * count.dim * FLOAT_BYTES
+    kept = pictures * (cells if task == "voc_linear" else 1) * count.dim * FLOAT_BYTES
     metrics, details = outs
     return Work(
         start_s=rates.machine.start_train_s,

@@ -63,7 +63,7 @@ class Scale:
             draws |= document["index"][document["corpus"]]["draws"]
         self.extract_params = own["extract_frames"][own["corpus"]]
         self.index_params = {**own["index"][own["corpus"]], "draws": draws}
-        self.benchmarks = [benchmark_of(task, {}, rates) for task in ("knn", "vos", "linear_seg")]
+        self.benchmarks = [benchmark_of(task, {}, rates) for task in ("knn", "vos", "voc_linear")]
         self.counts = {name: count_of(document, name) for name, document in published.items()}
 
     def draw_of(self, method: str) -> dict[str, Any]:

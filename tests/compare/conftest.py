@@ -21,7 +21,7 @@ SEQUENCES = ["clip-000", "clip-001", "clip-002", "clip-003"]
 SCORES = {
     "knn": ("top1_k10", "dino knn, 64/64 px", (0.31, 0.52, 0.49, 0.55)),
     "vos": ("jf_mean", "dino propagation, short side 96", (0.402, 0.418, 0.455, 0.441)),
-    "linear_seg": ("miou", "timet linear, input 96, labels 32", (0.212, 0.287, 0.305, 0.299)),
+    "voc_linear": ("miou", "timet linear, input 96, labels 32", (0.212, 0.287, 0.305, 0.299)),
 }
 
 

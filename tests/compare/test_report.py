@@ -88,7 +88,7 @@ def test_the_page_is_whole_and_stands_alone(finished: Finished, capsys: pytest.C
     plots = sorted(file.name for file in (report / "plots").iterdir())
     assert plots == [f"curve-{c}.png" for c in ("feature-std", "loss", "lr", "rankme", "teacher-entropy")] + [
         "knn.png",
-        "linear_seg.png",
+        "voc_linear.png",
         "vos.png",
     ]
     assert all(Image.open(report / "plots" / name).width > 400 for name in plots)
@@ -104,15 +104,15 @@ def test_same_input_same_bytes(finished: Finished) -> None:
 def test_failed_missing_and_stale_are_shown(finished: Finished, capsys: pytest.CaptureFixture[str]) -> None:
     finished.set_params({"curves": 0})
     (finished.metrics / "next_frame-knn.json").unlink()
-    (finished.metrics / "dora-linear_seg.json").write_text('{"error": "out of memory at image 3"}')
-    shutil.rmtree(finished.results / "dora-linear_seg")
+    (finished.metrics / "dora-voc_linear.json").write_text('{"error": "out of memory at image 3"}')
+    shutil.rmtree(finished.results / "dora-voc_linear")
     weights = finished.models / "dino" / "encoder.safetensors"
     weights.write_bytes((finished.models / "dora" / "encoder.safetensors").read_bytes())
     text = Page((compare(finished) / "index.html").read_text()).text
     assert "next_frame on knn: missing, not evaluated: dvc repro evaluate@next_frame-knn" in text
-    assert "dora on linear_seg: failed, out of memory at image 3" in text
+    assert "dora on voc_linear: failed, out of memory at image 3" in text
     assert "dino on vos: failed, measured on other weights than the model folder holds" in text
-    assert "warning: dora on linear_seg: failed" in capsys.readouterr().err
+    assert "warning: dora on voc_linear: failed" in capsys.readouterr().err
 
 
 def test_names_cannot_break_out_of_the_page(finished: Finished) -> None:

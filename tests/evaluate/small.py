@@ -97,7 +97,7 @@ def write_list(file: Path, names: Any) -> None:
 SMALL: dict[str, dict[str, Any]] = {
     "knn": {"resize_px": 32, "crop_px": 32, "batch_images": 5, "k": [1, 5, 200], "primary_k": 5, "chunk_rows": 7},
     "vos": {"input_px": 32, "long_side_multiple_px": 8, "radius_cells": 3, "batch_images": 2, "gif_width_px": 40},
-    "linear_seg": {
+    "voc_linear": {
         "train_set": "train",
         "train_masks": "SegmentationClass",
         "num_classes": 4,

@@ -21,7 +21,7 @@ from components.evaluate.knn_score import score_predictions
 from components.evaluate.tasks import vos
 from tests.evaluate.small import davis, evaluate, imagenet, real_data, voc
 
-BENCHMARKS: dict[str, Callable[[Path], Path]] = {"knn": imagenet, "vos": davis, "linear_seg": voc}
+BENCHMARKS: dict[str, Callable[[Path], Path]] = {"knn": imagenet, "vos": davis, "voc_linear": voc}
 
 
 @pytest.fixture
@@ -118,15 +118,15 @@ def test_vos_predictions_are_in_davis_layout_and_score_the_same(model: Path, tmp
     assert set(document) == {"metrics", "objects", "frames"}
 
 
-def test_linear_seg_learns_and_its_predictions_score_the_same(model: Path, tmp_path: Path) -> None:
+def test_voc_linear_learns_and_its_predictions_score_the_same(model: Path, tmp_path: Path) -> None:
     root = voc(tmp_path / "b")
-    assert evaluate(tmp_path, "linear_seg", model, root, epochs=60) == 0
+    assert evaluate(tmp_path, "voc_linear", model, root, epochs=60) == 0
     found = result(tmp_path)["metrics"]
     assert found["miou"] > 0.4  # ground alone gives 0.2
     again = segmentation_score.score_folders(root / "SegmentationClass", tmp_path / "out/predictions", 4)
     assert again["metrics"] == {"miou": found["miou_native"], "pixel_accuracy": found["pixel_accuracy_native"]}
     shutil.rmtree(tmp_path / "cache", ignore_errors=True)
-    assert evaluate(tmp_path, "linear_seg", model, root, out="counted", epochs=60, num_classes=None) == 0
+    assert evaluate(tmp_path, "voc_linear", model, root, out="counted", epochs=60, num_classes=None) == 0
     assert result(tmp_path, "counted")["metrics"] == found
 
 
@@ -159,7 +159,7 @@ def test_both_protocols_run(protocol: str, model: Path, tmp_path: Path) -> None:
         ("vos", {"top_k": 0}, "'top_k' = 0"),
         ("knn", {"crop_px": 30}, "no whole number of 8-pixel patches"),
         ("vos", {"image_set": "2016/val"}, "no such list"),
-        ("linear_seg", {"num_classes": 2}, "label 2 in a benchmark of 2 classes"),
+        ("voc_linear", {"num_classes": 2}, "label 2 in a benchmark of 2 classes"),
     ],
 )
 def test_bad_parameters(

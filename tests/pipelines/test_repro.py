@@ -45,7 +45,7 @@ def test_running_again_does_nothing_and_says_so(world):
 
 def test_the_same_parameters_give_the_same_bytes(world, tmp_path):
     other = tiny.tiny_workspace(tmp_path / "other", methods=["dino"])
-    done = tiny.repro(other, "evaluate@dino-knn", "evaluate@dino-vos", "evaluate@dino-linear_seg")
+    done = tiny.repro(other, "evaluate@dino-knn", "evaluate@dino-vos", "evaluate@dino-voc_linear")
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     ours, theirs = tiny.results(world), tiny.results(other)
     assert "models/dino" in theirs

@@ -28,7 +28,7 @@ pytestmark = pytest.mark.slow
 
 DONE = (
     "download@knn",
-    "download@linear_seg",
+    "download@voc_linear",
     "download@sample",
     "download@vos",
     "extract_frames@sample",

@@ -30,7 +30,7 @@ TINY: dict[str, Any] = {
             "val_clips": 2,
         },
         "vos": {**WORLD, "layouts": ["davis"], "clip_s": 1, "train_clips": 1, "val_clips": 2},
-        "linear_seg": {**WORLD, "layouts": ["voc"], "train_clips": 3, "val_clips": 2, "stills_per_clip": 2},
+        "voc_linear": {**WORLD, "layouts": ["voc"], "train_clips": 3, "val_clips": 2, "stills_per_clip": 2},
     },
     "extract_frames": {"sample": {"fps": 4, "short_side_px": 48}},
     "index": {"sample": {"draws": DRAWS}},
@@ -54,7 +54,7 @@ TINY: dict[str, Any] = {
     "evaluate": {
         "knn": {"resize_px": 40, "crop_px": 32},
         "vos": {"input_px": 64},
-        "linear_seg": {"input_px": 64, "label_px": 24, "epochs": 2},
+        "voc_linear": {"input_px": 64, "label_px": 24, "epochs": 2},
     },
 }
 

@@ -24,7 +24,7 @@ BATCH_PARAMS = 100
 VALUE_CHARS = 500  # MLflow 2's limit of a parameter's value; later servers take more
 POLL_S = 1.0
 AWAY_S = 30.0  # wait between tries at a server that does not answer
-SETTLE_S = 2.0  # longer than a server takes from one's search to one's new run
+CLAIM_S = 60.0  # wait for the run that another process has claimed, and may have died before making
 UID_TAG = "longtake.uid"
 PARENT_TAG = "mlflow.parentRunId"
 
@@ -133,22 +133,43 @@ def find_or_create(
 ) -> str:
     """The run tagged with `uid`; several stages may ask for the same new one at once.
 
-    An embedded store is locked meanwhile. A server knows no such lock: pods that start side by side would each make the
-    pipeline's run. So one that made it looks again when all who looked before it was there must have made theirs, and
-    all but the first give way.
+    An embedded store is locked meanwhile. On a server, pods that start side by side would each make the pipeline's run,
+    so the one that claims the uid makes it and the others wait for it.
     """
     with store.store_lock(store.tracking_uri()):
         if found := _runs_of(client, experiment, uid):
             return found[0]
-        run = client.create_run(experiment, start_time=start_ms, tags={**tags, UID_TAG: uid}, run_name=name)
-        made = str(run.info.run_id)
-        if store.tracking_uri().startswith("sqlite:"):
-            return made
-    time.sleep(SETTLE_S)
-    first = (_runs_of(client, experiment, uid) or [made])[0]
-    if first != made:
-        client.delete_run(made)
-    return first
+        if store.tracking_uri().startswith("sqlite:") or _claim(client, uid):
+            return _create(client, experiment, uid, name, tags, start_ms)
+    until = time.monotonic() + CLAIM_S
+    while time.monotonic() < until:
+        if found := _runs_of(client, experiment, uid):
+            return found[0]
+        time.sleep(POLL_S)
+    return _create(client, experiment, uid, name, tags, start_ms)  # whoever claimed it has died
+
+
+def _create(client: MlflowClient, experiment: str, uid: str, name: str, tags: dict[str, str], start_ms: int) -> str:
+    run = client.create_run(experiment, start_time=start_ms, tags={**tags, UID_TAG: uid}, run_name=name)
+    return str(run.info.run_id)
+
+
+def _claim(client: MlflowClient, uid: str) -> bool:
+    """Whether this process is the first to ask for the run of `uid`.
+
+    The name of an experiment is all that MLflow keeps unique by itself (runs may share every tag), also when the
+    experiment is deleted: one is made and deleted at once, so nobody sees it.
+    """
+    from mlflow.exceptions import MlflowException
+
+    try:
+        claim = client.create_experiment(f"{store.experiment_name()}/claim/{uid}")
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+        return False
+    client.delete_experiment(claim)
+    return True
 
 
 def _runs_of(client: MlflowClient, experiment: str, uid: str) -> list[str]:

@@ -64,7 +64,7 @@ def test_pods_side_by_side_share_one_pipeline_run(uri: str, tmp_path: Path) -> N
         "from components.common.tracking import forward, store; "
         "print(forward.pipeline_run(store.client(), 'together', {}))"
     )
-    with ThreadPoolExecutor(3) as pods:
-        told = list(pods.map(lambda i: python(uri, tmp_path / str(i), "together", "-c", code), range(3)))
+    with ThreadPoolExecutor(6) as pods:
+        told = list(pods.map(lambda i: python(uri, tmp_path / str(i), "together", "-c", code), range(6)))
     assert {one.returncode for one in told} == {0}, told[0].stderr
     assert len({one.stdout.split()[-1] for one in told}) == 1

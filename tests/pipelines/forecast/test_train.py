@@ -70,8 +70,8 @@ def test_a_draw_that_the_index_will_not_have_is_refused() -> None:
 def test_defaults_are_the_stages() -> None:
     trainer = TrainerParams()
     assert {name: getattr(trainer, name) for name in TRAINER} == TRAINER
-    knn, vos, seg = (get_task(name).Args.model_validate({}) for name in ("knn", "vos", "linear_seg"))
-    assert {"knn": knn.crop_px, "vos": vos.input_px, "linear_seg": seg.input_px} == INPUT_PX
+    knn, vos, seg = (get_task(name).Args.model_validate({}) for name in ("knn", "vos", "voc_linear"))
+    assert {"knn": knn.crop_px, "vos": vos.input_px, "voc_linear": seg.input_px} == INPUT_PX
 
 
 def test_stored_counts_are_what_counting_gives() -> None:

@@ -54,7 +54,7 @@ class Args(TaskParams):
     shuffle: bool = Field(False, description="the published script keeps the list's order")
 
 
-@task("linear_seg", Args)
+@task("voc_linear", Args)
 def run(encoder: Encoder, benchmark: Path, args: Args, job: Job) -> TaskResult:
     """Train the probe on one split, predict the other, score it."""
     import torch
@@ -165,4 +165,4 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
 
 
 if __name__ == "__main__":
-    raise SystemExit(score_main("linear_seg", "mIoU of predicted label maps", _arguments, _score))
+    raise SystemExit(score_main("voc_linear", "mIoU of predicted label maps", _arguments, _score))
