@@ -40,7 +40,9 @@ class KMeans:
         import faiss
 
         if len(points) < k:
-            raise StageError(f"{k} clusters of {len(points)} points", do="ask for fewer clusters, or give more pictures")
+            raise StageError(
+                f"{k} clusters of {len(points)} points", do="ask for fewer clusters, or give more pictures"
+            )
         how = faiss.Kmeans(
             points.shape[1],
             k,

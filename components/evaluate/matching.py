@@ -20,7 +20,9 @@ Match = Literal["hungarian", "greedy"]
 Average = Literal["present", "all"]
 
 
-def contingency(truth: NDArray[Any], clusters: NDArray[Any], n_labels: int, n_clusters: int, void: int | None) -> Counts:
+def contingency(
+    truth: NDArray[Any], clusters: NDArray[Any], n_labels: int, n_clusters: int, void: int | None
+) -> Counts:
     """(n_labels, n_clusters) pixel counts; pixels whose truth is `void` are left out.
 
     Args:

@@ -1,4 +1,4 @@
-"""MOSE: {train,valid}/{JPEGImages,Annotations}/<video>/00000.jpg, .png; no category is told, so object ids are labels."""
+"""MOSE: {train,valid}/{JPEGImages,Annotations}/<video>/00000.jpg, .png; no categories, so object ids are labels."""
 
 from __future__ import annotations
 

@@ -25,6 +25,7 @@ from components.evaluate.images import folders_in, pictures_in, read_index, size
 from components.evaluate.layouts.davis import FRAMES, MASKS, SETS, read_list, sequence_root
 
 VOID = 255
+WORDS = {FRAMES: "frames", MASKS: "masks"}
 ARCHIVES = {".zip", ".tar", ".tgz", ".gz"}
 
 
@@ -85,8 +86,8 @@ def read_trees(
     for name in names:
         for kind, found in ((FRAMES, frames), (MASKS, masks)):
             if name not in found:
-                what = f"video {name} is listed but has none" if wanted is not None else f"video {name} has masks and no"
-                raise StageError(f"{what} {'frames' if kind == FRAMES else 'masks'}", where=root / kind)
+                why = "is listed" if wanted is not None else "has masks"  # without a list, names are those of masks
+                raise StageError(f"video {name} {why} but has no {WORDS[kind]}", where=root / kind)
         videos.append(_video(name, frames[name], masks[name], labels(name)))
     return videos
 
