@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -37,11 +37,11 @@ def read_clusters(file: Path) -> NDArray[np.int64]:
             raise StageError(f"picture not readable, {' '.join(str(error).split())}", where=file) from None
 
 
-def write_folder(folder: Path, maps: Mapping[str, NDArray[Any]]) -> None:
+def write_folder(folder: Path, maps: Iterable[tuple[str, NDArray[Any]]]) -> None:
     """One PNG a name; the folder is whole once it is there."""
     partial = stage_path(folder)
     remove(partial)
-    for name, clusters in maps.items():
+    for name, clusters in maps:
         write_clusters(partial / f"{name}.png", clusters)
     partial.rename(folder)
 

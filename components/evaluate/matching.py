@@ -6,6 +6,7 @@ released codes (TimeT, Leopart) compare all pixels once for each pair of a clust
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -112,3 +113,19 @@ def score(counts: Counts, label_of: NDArray[np.int64], labels: NDArray[np.int64]
     both, truth, predicted = (x[labels] for x in (np.diag(confusion), confusion.sum(1), confusion.sum(0)))
     iou = both / np.maximum(truth + predicted - both, 1)
     return Matched(label_of, labels, iou, truth, predicted, float(iou.mean()))
+
+
+def label_rows(found: Matched, names: Sequence[str] | None = None) -> list[dict[str, Any]]:
+    """One row a label: IoU, pixels, and how many clusters bear it."""
+    return [
+        {
+            "class": names[label] if names else str(label),
+            "iou": float(iou),
+            "true_pixels": int(truth),
+            "predicted_pixels": int(predicted),
+            "clusters": int(np.count_nonzero(found.label_of == label)),
+        }
+        for label, iou, truth, predicted in zip(
+            found.labels, found.iou, found.true_pixels, found.predicted_pixels, strict=True
+        )
+    ]

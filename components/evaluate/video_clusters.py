@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from components.common.errors import StageError
 from components.evaluate.cluster_maps import maps_in, read_clusters, square_side
 from components.evaluate.layouts.video_masks import MaskedVideo
-from components.evaluate.matching import VOID, Average, Counts, Match, Matched, contingency, match
+from components.evaluate.matching import VOID, Average, Counts, Match, contingency, label_rows, match
 
 Row = dict[str, Any]
 Scope = Literal["frame", "clip", "dataset"]
@@ -162,19 +162,3 @@ def _score_dataset(units: dict[str, list[Unit]], how: Match, rule: Rule) -> Scor
         raise StageError("nothing to score: every pixel is void")
     frames = {(name, stem): found.label_of for name, of_video in units.items() for u in of_video for stem in u.stems}
     return Scores(found.miou, label_rows(found), {}, frames)
-
-
-def label_rows(found: Matched, names: Sequence[str] | None = None) -> list[Row]:
-    """One row a label: IoU, pixels, and how many clusters bear it."""
-    return [
-        {
-            "class": names[label] if names else str(label),
-            "iou": float(iou),
-            "true_pixels": int(truth),
-            "predicted_pixels": int(predicted),
-            "clusters": int(np.count_nonzero(found.label_of == label)),
-        }
-        for label, iou, truth, predicted in zip(
-            found.labels, found.iou, found.true_pixels, found.predicted_pixels, strict=True
-        )
-    ]

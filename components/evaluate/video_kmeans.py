@@ -87,7 +87,7 @@ def each_clip(
             k = setting.wanted(labels_of(video, part, setting.side))
             found = nearest(rows, setting.kmeans.fit(rows, k, setting.seed)).reshape(len(part), setting.side, -1)
             maps |= {video.frames[i].stem: found[j] for j, i in enumerate(part)}
-        write_folder(folder / video.name, maps)
+        write_folder(folder / video.name, maps.items())
 
 
 def whole_dataset(
@@ -108,9 +108,8 @@ def whole_dataset(
     for video in videos:
         if not (folder / video.name).is_dir():
             stems = enumerate(frame.stem for frame in video.frames)
-            write_folder(
-                folder / video.name, {s: nearest(points(start + i), centroids).reshape(side, side) for i, s in stems}
-            )
+            maps = ((stem, nearest(points(start + i), centroids).reshape(side, side)) for i, stem in stems)
+            write_folder(folder / video.name, maps)
         start += len(video.frames)
 
 
