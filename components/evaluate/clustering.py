@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -151,7 +152,7 @@ def upsampled(grids: Points, side: int) -> Points:
     return np.ascontiguousarray(large.permute(0, 2, 3, 1).numpy())
 
 
-def enlarged(grid: NDArray[np.integer], side: int) -> NDArray[np.integer]:
+def enlarged(grid: NDArray[Any], side: int) -> NDArray[Any]:
     """An (h, w) map enlarged to (side, side) by the nearest cell, as F.interpolate takes it: floor(i * h / side)."""
     rows, columns = (np.arange(side) * n // side for n in grid.shape)
     return grid[rows[:, None], columns]
