@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,23 @@ def test_memory_file_goes_on_where_it_was(tmp_path: Path) -> None:
     memory = second.memory()
     np.testing.assert_array_equal(memory.keys, np.concatenate([keys for keys, _ in pictures]))
     np.testing.assert_array_equal(memory.labels, np.concatenate([labels for _, labels in pictures]))
+
+
+def test_memory_holds_a_few_pictures_beside_its_file(tmp_path: Path) -> None:
+    """32 MiB of keys are filled and asked with under 4 MiB of arrays in this process."""
+    rng = np.random.default_rng(0)
+    tracemalloc.start()
+    try:
+        file = MemoryFile(tmp_path, 64, 128, 1024, 8)
+        for _ in range(16):
+            file.add((rng.random((128, 1024), np.float32), rng.random((128, 8), np.float32)) for _ in range(4))
+        memory = file.memory()
+        values, rows = nearest_keys(unit(rng.random((16, 1024), np.float32)), memory.keys, 30)
+        vote(values, memory.labels[rows], 0.02)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert memory.keys.nbytes == 32 * 2**20 and peak < 4 * 2**20
 
 
 def test_crops_stay_inside_and_labels_follow() -> None:

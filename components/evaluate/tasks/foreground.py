@@ -33,7 +33,6 @@ from components.evaluate.images import read_index, read_rgb, write_index
 from components.evaluate.layouts.voc import VOID, Segmentation, read_voc
 from components.evaluate.score_cli import score_main
 from components.evaluate.sheets import comparison_sheet, overlay
-from components.evaluate.stills import square
 from components.evaluate.task import Job, Row, TaskParams, TaskResult, task
 
 if TYPE_CHECKING:
@@ -148,22 +147,20 @@ def protocol_name(args: Args) -> str:
 def read_split(encoder: Encoder, data: Segmentation, name: str, args: Args, job: Job) -> Split:
     """Features and attention masks of all pictures."""
     from components.common.foreground import foreground
-    from components.evaluate.features import extract, normalised, patch_features
+    from components.evaluate.features import normalised
+    from components.evaluate.square_features import square_patches
 
     def attend(pixels: Tensor) -> Tensor:
         seen = encoder.attention(normalised(pixels, encoder.mean, encoder.std))
         grid = (seen.shape[-2], seen.shape[-1])
         return foreground(seen.flatten(-2), grid, mass=args.attention_mass).unflatten(-1, grid)
 
-    def look(file: Path) -> NDArray[np.uint8]:
-        return square(file, args.input_px)
-
     side = args.input_px // encoder.patch_size
     if side < 4:
         what = f"a grid of {side}x{side} patches is too small for an attention mask"
         raise StageError(what, do="raise input_px to 4 patches or more")
-    bank = extract(data.images, look, patch_features(encoder), job.cache / name, args, job)
-    masks = extract(data.images, look, attend, job.cache / f"{name}-attention", args, job)
+    bank = square_patches(encoder, data.images, args.input_px, name, args, job)
+    masks = square_patches(encoder, data.images, args.input_px, f"{name}-attention", args, job, attend)
     return Split(data, bank, np.concatenate(list(masks.chunks(len(masks)))) > 0)
 
 

@@ -32,7 +32,7 @@ from components.evaluate.layouts.voc import VOID, Segmentation, read_voc
 from components.evaluate.matching import Average, Matched, label_rows, match, merged, score
 from components.evaluate.score_cli import score_main
 from components.evaluate.sheets import comparison_sheet, overlay
-from components.evaluate.stills import class_names, count_classes, square
+from components.evaluate.stills import class_names, count_classes
 from components.evaluate.task import Job, TaskParams, TaskResult, task
 
 if TYPE_CHECKING:
@@ -74,8 +74,8 @@ class Args(TaskParams):
 @task("retrieval", Args)
 def run(encoder: Encoder, benchmark: Path, args: Args, job: Job) -> TaskResult:
     """Fill the memory from one split, let the other ask, score the answers."""
-    from components.evaluate.features import extract
     from components.evaluate.hummingbird import fill
+    from components.evaluate.square_features import square_patches
 
     train = read_voc(benchmark, args.train_set, args.train_masks)
     val = read_voc(benchmark, args.val_set, args.val_masks)
@@ -83,7 +83,7 @@ def run(encoder: Encoder, benchmark: Path, args: Args, job: Job) -> TaskResult:
     forward, how = forward_of(encoder, args), filling_of(encoder, n_classes, args)
     with job.progress(len(train.names) * args.epochs, "pictures remembered") as progress:
         memory = fill(job.cache / "memory", train, forward, encoder.dim, how, job.device, progress)
-    bank = extract(val.images, lambda file: square(file, args.input_px), forward, job.cache / "val", args, job)
+    bank = square_patches(encoder, val.images, args.input_px, "val", args, job, forward)
     predict(val, bank, memory, args, job)
     shutil.copytree(job.cache / "predictions", job.details / "predictions")
     files = [(mask, job.details / "predictions" / f"{n}.png") for n, mask in zip(val.names, val.masks, strict=True)]

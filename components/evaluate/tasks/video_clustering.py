@@ -27,7 +27,6 @@ from components.evaluate.layouts.video_masks import MaskedVideo, read_videos
 from components.evaluate.matching import Match
 from components.evaluate.score_cli import score_main
 from components.evaluate.sheets import comparison_sheet, overlay
-from components.evaluate.stills import square
 from components.evaluate.task import Job, Row, TaskParams, TaskResult, task
 from components.evaluate.video_clusters import Rule, Scope, Scores, scoped, score_videos
 
@@ -76,14 +75,12 @@ class Args(TaskParams):
 @task("video_clustering", Args)
 def run(encoder: Encoder, benchmark: Path, args: Args, job: Job) -> TaskResult:
     """Cluster every scope, write the maps, match and score them."""
-    from components.evaluate.features import extract, patch_features
+    from components.evaluate.square_features import square_patches
     from components.evaluate.video_kmeans import cluster_videos
 
     videos = [drawn(v, args) for v in read_videos(benchmark, args.layout, args.split, args.video_list)]
     files = [frame for video in videos for frame in video.frames]
-    bank = extract(
-        files, lambda file: square(file, args.input_px), patch_features(encoder), job.cache / "features", args, job
-    )
+    bank = square_patches(encoder, files, args.input_px, "features", args, job)
     settings = [(scope, k) for k in args.clusters for scope in args.scopes]
     scores: dict[str, Scores] = {}
     for scope, k in settings:

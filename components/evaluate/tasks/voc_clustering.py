@@ -30,7 +30,7 @@ from components.evaluate.layouts.voc import Segmentation, read_voc
 from components.evaluate.matching import Match, Matched, label_rows
 from components.evaluate.score_cli import score_main
 from components.evaluate.sheets import comparison_sheet, overlay
-from components.evaluate.stills import class_names, count_classes, square
+from components.evaluate.stills import class_names, count_classes
 from components.evaluate.task import Job, Row, TaskParams, TaskResult, task
 
 if TYPE_CHECKING:
@@ -111,11 +111,9 @@ def run(encoder: Encoder, benchmark: Path, args: Args, job: Job) -> TaskResult:
 def reduced_grids(encoder: Encoder, val: Segmentation, args: Args, job: Job) -> Points:
     """(pictures, h, w, d) features after scaler and PCA."""
     from components.evaluate.clustering import reduction
-    from components.evaluate.features import extract, patch_features
+    from components.evaluate.square_features import square_patches
 
-    bank = extract(
-        val.images, lambda file: square(file, args.input_px), patch_features(encoder), job.cache / "val", args, job
-    )
+    bank = square_patches(encoder, val.images, args.input_px, "val", args, job)
     reduce = reduction((chunk.reshape(-1, chunk.shape[-1]) for chunk in bank.chunks(1)), args.pca_dims)
     return np.concatenate([reduce(chunk) for chunk in bank.chunks(1)])
 
