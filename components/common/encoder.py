@@ -15,11 +15,20 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from components.common.errors import StageError
 from components.common.model_folder import CONFIG, WEIGHTS, read_config, read_weights, write_model_folder
-from components.common.vit import IMAGENET_MEAN, IMAGENET_STD, TimmModel, build_model, load_exact, resize_positions
+from components.common.vit import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    TimmModel,
+    build_model,
+    class_attention,
+    load_exact,
+    resize_positions,
+)
 
 __all__ = ["Encoder", "load_encoder", "write_model_folder"]
 
@@ -83,6 +92,30 @@ class Encoder:
             raise StageError(f"asked for {n_last} blocks of a ViT that has {len(self.model.blocks)}", where=self.origin)
         found = self._intermediates(images, n_last, return_prefix_tokens=True)
         return [(prefix[:, 0], patches.permute(0, 2, 3, 1)) for patches, prefix in found]
+
+    @torch.no_grad()
+    def attention(self, images: Tensor) -> Tensor:
+        """What the class token looks at in the last block: (B, heads, h, w) of normalised images (B, 3, H, W).
+
+        The softmax runs over all tokens and the columns of class and register tokens are then dropped, so a map sums
+        to less than 1. The pass itself may use fused attention, which never forms this row: it is computed from the
+        tokens that the last block receives.
+
+        Raises:
+            StageError: the model is no VisionTransformer with a class token and ordinary attention.
+        """
+        model = self.model
+        fits = isinstance(model, VisionTransformer) and model.has_class_token and hasattr(model.blocks[-1], "attn")
+        if not fits:
+            raise StageError("class attention needs a timm VisionTransformer with a class token", where=self.origin)
+        images, seen = self._prepare(images), []
+        hook = model.blocks[-1].register_forward_pre_hook(lambda _block, inputs: seen.append(inputs[0]))
+        try:
+            model.forward_features(images)
+        finally:
+            hook.remove()
+        rows = class_attention(model.blocks[-1], seen[0])[..., model.num_prefix_tokens :]
+        return rows.unflatten(-1, (images.shape[-2] // self.patch_size, images.shape[-1] // self.patch_size))
 
     @torch.no_grad()
     def _intermediates(self, images: Tensor, n_last: int, **more: Any) -> list[Any]:

@@ -28,6 +28,10 @@ TASKS = {
     "knn": ("k-NN on frozen features as in Caron et al., ICCV 2021", "2104.14294"),
     "vos": ("Pont-Tuset et al., The 2017 DAVIS Challenge on Video Object Segmentation, 2017", "1704.00675"),
     "voc_linear": ("linear segmentation of frozen patch features as in Salehi et al., ICCV 2023", "2308.11796"),
+    "video_clustering": ("clustering of frozen patch features of videos as in Salehi et al., ICCV 2023", "2308.11796"),
+    "voc_clustering": ("overclustering of frozen patch features as in Ziegler and Asano, CVPR 2022", "2204.13101"),
+    "foreground": ("cluster-based foreground extraction of Ziegler and Asano, CVPR 2022", "2204.13101"),
+    "retrieval": ("dense nearest neighbours as in Balazevic et al., NeurIPS 2023", "2306.01667"),
 }
 
 

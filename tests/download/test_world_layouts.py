@@ -101,6 +101,33 @@ def test_davis_has_no_void_by_default(tmp_path: Path) -> None:
         assert 0 < read_png(file).max() < 255
 
 
+def test_ytvos(world: Path) -> None:
+    """Ids count the toys as they enter; meta.json names their kinds and the frames they are seen in."""
+    for split, folder in (("train", "train"), ("val", "valid")):
+        root = world / "ytvos" / folder
+        ((name, entry),) = json.loads((root / "meta.json").read_text())["videos"].items()
+        assert name == f"{split}-000000"
+        images, masks = (sorted((root / kind / name).iterdir()) for kind in ("JPEGImages", "Annotations"))
+        assert [f.stem for f in images] == [f.stem for f in masks] == ["00000", "00005"]
+        ids: dict[int, int] = {}  # toy -> object id
+        seen: dict[int, list[str]] = {}
+        for k, frame in frames("ytvos", split).items():
+            if k % 5:
+                continue
+            assert close(images[k // 5], frame.image)
+            for toy in sorted(np.unique(frame.ids[frame.ids > 0]).tolist()):
+                if toy not in ids and (frame.ids == toy).sum() >= PARAMS.min_object_px:
+                    ids[toy] = len(ids) + 1
+            expected = sum((value * (frame.ids == toy) for toy, value in ids.items()), np.zeros((96, 128), int))
+            np.testing.assert_array_equal(read_png(masks[k // 5]), expected)
+            kinds = {s.number: s.kind for s in frame.seen}
+            for value in np.unique(expected[expected > 0]):
+                toy = next(t for t, v in ids.items() if v == value)
+                assert entry["objects"][str(value)]["category"] == kinds[toy]
+                seen.setdefault(int(value), []).append(f"{k:05d}")
+        assert {int(i): facts["frames"] for i, facts in entry["objects"].items()} == seen and seen
+
+
 def test_jhmdb(world: Path) -> None:
     root = world / "jhmdb"
     splits = {}

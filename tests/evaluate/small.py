@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,28 @@ def voc(root: Path, n_train: int = 6, n_val: int = 3, side: int = 48) -> Path:
     return root
 
 
+def ytvos(root: Path, names: tuple[str, ...] = ("a", "b", "c"), split: str = "valid", side: int = 48) -> Path:
+    """Squares of object ids 1, 2, 5 whose kinds differ from video to video; the second enters late; every 5th frame."""
+    rng = np.random.default_rng(4)
+    kinds, videos = ["zebra", "ape", "cow"], {}
+    for v, name in enumerate(names):
+        own = {1: kinds[v % 3], 2: kinds[(v + 1) % 3], 5: kinds[(v + 1) % 3]}
+        videos[name] = {"objects": {str(i): {"category": kind, "frames": []} for i, kind in own.items()}}
+        for t in range(6):
+            labels = np.zeros((side, side + 16), np.uint8)
+            labels[4:24, 2 + 3 * t : 22 + 3 * t] = 1
+            if t:
+                labels[28:44, 8:24] = 2
+            labels[26:46, 40 - t : 60 - t] = 5
+            pixels = textured(rng, COLOURS[3], *labels.shape)
+            for i, kind in own.items():
+                pixels[labels == i] = textured(rng, COLOURS[kinds.index(kind)], *labels.shape)[labels == i]
+            write_image(root / split / "JPEGImages" / name / f"{5 * t:05d}.jpg", pixels)
+            write_labels(root / split / "Annotations" / name / f"{5 * t:05d}.png", labels)
+    (root / split / "meta.json").write_text(json.dumps({"videos": videos}))
+    return root
+
+
 def write_list(file: Path, names: Any) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text("\n".join(names))  # no newline at the end: such lists exist
@@ -108,7 +131,26 @@ SMALL: dict[str, dict[str, Any]] = {
         "lr": 0.1,
         "batch_images": 2,
     },
-}
+    "video_clustering": {
+        "layout": "ytvos",
+        "split": "valid",
+        "frames": 3,
+        "input_px": 32,
+        "eval_px": 24,
+        "dataset_px": 12,
+        "clusters": ["gt", 6],
+        "batch_clips": 2,
+        "niter": 8,
+        "nredo": 2,
+        "batch_images": 2,
+    },
+    "voc_clustering": {"input_px": 32, "map_px": 20, "num_classes": 4, "clusters": [4, 12], "primary_k": 4, "niter": 8,
+                       "nredo": 2, "kmeans_seeds": [0, 1], "batch_images": 2},
+    "foreground": {"train_set": "train", "train_masks": "SegmentationClass", "input_px": 64, "map_px": 20,
+                   "clusters": 12, "niter": 8, "nredo": 2, "batch_images": 2},
+    "retrieval": {"train_set": "train", "train_masks": "SegmentationClass", "num_classes": 4, "input_px": 32,
+                  "memory": 100, "neighbours": 5, "batch_images": 2},
+}  # fmt: skip
 
 
 def evaluate(folder: Path, task: str, model: Path | str, benchmark: Path, out: str = "out", **params: Any) -> int:
