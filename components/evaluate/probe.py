@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from components.evaluate.resampling import upsample
+
 VOID = 255
 
 Batch = Callable[[NDArray[np.int64]], tuple[Tensor, Tensor]]  # picture numbers -> features (B,h,w,D), labels (B,S,S)
@@ -47,20 +49,6 @@ def logits(head: nn.Module, features: Tensor, size: tuple[int, int]) -> Tensor:
     1, so the order does not matter, and C channels cost a fraction of D (21 against 384).
     """
     return upsample(head(features.permute(0, 3, 1, 2)), size)
-
-
-def upsample(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    """Bilinear interpolation of (B, C, h, w) as two matrix products.
-
-    Equal to F.interpolate, whose backward pass on a GPU adds in an order that changes from run to run.
-    """
-    down, across = (_weights(n, m).to(maps) for n, m in zip(maps.shape[2:], size, strict=True))
-    return down.T @ maps @ across
-
-
-def _weights(n: int, m: int) -> Tensor:
-    """(n, m) weights of n samples in each of m interpolated ones."""
-    return F.interpolate(torch.eye(n)[None], size=m, mode="linear", align_corners=False)[0]
 
 
 def fit(head: nn.Module, n_images: int, batch: Batch, how: Schedule, seed: int) -> Iterator[float]:
