@@ -13,6 +13,8 @@ from torch import Tensor
 
 def upsample(maps: Tensor, size: tuple[int, int]) -> Tensor:
     """Bilinear interpolation (align_corners false) of (B, C, h, w) to (B, C, *size)."""
+    if maps.shape[2:] == size:
+        return maps
     return _apply(maps, [_bilinear(n, m) for n, m in zip(maps.shape[2:], size, strict=True)])
 
 

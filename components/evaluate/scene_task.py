@@ -36,7 +36,9 @@ class SceneParams(TaskParams):
     train_set: str = "training"
     val_set: str = "validation"
     num_classes: int = Field(N_CLASSES, ge=2, le=254)
-    crop_px: int = Field(512, gt=0, description="side of training crops and test windows; rounded up to whole patches")
+    crop_px: int = Field(
+        512, gt=0, description="side of training crops and test windows; rounded down to whole patches"
+    )
     stride_px: int = Field(341, gt=0, description="distance of two test windows")
     short_px: int = Field(512, gt=0, description="pictures are scaled to the largest size with this short side ...")
     long_px: int = Field(2048, gt=0, description="... and this long side at most")
@@ -213,8 +215,7 @@ def loss_rows(losses: list[float], rates: Callable[[int], float], n: int = 200) 
     """Mean loss of up to `n` equal spans of the training, with the rate at each span's end."""
     ends = np.unique(np.linspace(0, len(losses), min(n, len(losses)) + 1).astype(int))
     return [
-        {"iteration": b, "loss": float(np.mean(losses[a:b])), "lr": rates(b - 1)}
-        for a, b in pairwise(ends.tolist())
+        {"iteration": b, "loss": float(np.mean(losses[a:b])), "lr": rates(b - 1)} for a, b in pairwise(ends.tolist())
     ]
 
 

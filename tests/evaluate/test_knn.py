@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from components.common.errors import StageError
-from components.evaluate import knn_score
+from components.evaluate import class_score, knn_score
 from components.evaluate.knn_metrics import nearest, ranking, top_k, usable, votes
 from components.evaluate.score_cli import score_main
 from components.evaluate.tasks.knn import _arguments, _score, look
@@ -132,5 +132,5 @@ def test_bad_files_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert run(tmp_path / "o.json", "--predictions", tmp_path / "p.csv") == 2
     (tmp_path / "p.csv").write_text("label,top1\n1\n")
     with pytest.raises(StageError, match="fewer values"):
-        knn_score.score_predictions(tmp_path / "p.csv")
+        class_score.score_predictions(tmp_path / "p.csv")
     assert not (tmp_path / "o.json").exists()
