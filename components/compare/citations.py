@@ -28,6 +28,10 @@ TASKS = {
     "knn": ("k-NN on frozen features as in Caron et al., ICCV 2021", "2104.14294"),
     "vos": ("Pont-Tuset et al., The 2017 DAVIS Challenge on Video Object Segmentation, 2017", "1704.00675"),
     "voc_linear": ("linear segmentation of frozen patch features as in Salehi et al., ICCV 2023", "2308.11796"),
+    "voc_fcn": ("a convolutional head on frozen patch features as in Ziegler and Asano, CVPR 2022", "2204.13101"),
+    "linear": ("linear classification of frozen features as in Caron et al., ICCV 2021", "2104.14294"),
+    "ade_linear": ("linear scene parsing of frozen features as in Oquab et al., DINOv2, 2023", "2304.07193"),
+    "ade_upernet": ("Xiao et al., Unified Perceptual Parsing for Scene Understanding, ECCV 2018", "1807.10221"),
 }
 
 

@@ -35,7 +35,7 @@ def class_rows(labels: Sequence[int], predicted: NDArray[np.int64], classes: Seq
                 "class": classes[number],
                 "n": len(of_class),
                 figure: float((of_class == number).mean()),
-                "most_confused_with": classes[np.bincount(wrong).argmax()] if len(wrong) else "",
+                "most_confused_with": classes[int(np.bincount(wrong).argmax())] if len(wrong) else "",
             }
         )
     return rows

@@ -14,9 +14,10 @@ def random_box(
     height: int, width: int, scale: tuple[float, float], ratio: tuple[float, float], rng: np.random.Generator
 ) -> Box:
     """A box whose share of the area is uniform in `scale` and whose width / height is log-uniform in `ratio`."""
+    narrow, wide = (math.log(limit) for limit in ratio)
     for _ in range(TRIES):
         area = height * width * rng.uniform(*scale)
-        shape = math.exp(rng.uniform(*map(math.log, ratio)))
+        shape = math.exp(rng.uniform(narrow, wide))
         w, h = round(math.sqrt(area * shape)), round(math.sqrt(area / shape))
         if 0 < w <= width and 0 < h <= height:
             return int(rng.integers(0, height - h + 1)), int(rng.integers(0, width - w + 1)), h, w

@@ -34,5 +34,5 @@ class FCNHead(nn.Module):
 def _conv(n_in: int, n_out: int) -> nn.Conv2d:
     layer = nn.Conv2d(n_in, n_out, 3, padding=1)
     nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
-    nn.init.zeros_(layer.bias)
+    layer.bias = nn.Parameter(torch.zeros(n_out))
     return layer

@@ -154,12 +154,12 @@ def segment(file: Path, scores: Scores, args: SceneParams, crop_px: int, look: L
     from components.evaluate.sliding import slide
 
     pixels = np.array(read_rgb(file))
-    height, width = scaled(*pixels.shape[:2], args.short_px, args.long_px)
+    height, width = scaled(pixels.shape[0], pixels.shape[1], args.short_px, args.long_px)
     small = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_LINEAR)
     image = normalised(torch.from_numpy(small)[None].to(look.device), look.mean, look.std)[0]
     with torch.inference_mode():
         maps = slide(image, scores, crop_px, args.stride_px, args.windows)
-        return upsampled_argmax(maps, pixels.shape[:2]).byte().cpu().numpy()
+        return upsampled_argmax(maps, (pixels.shape[0], pixels.shape[1])).byte().cpu().numpy()
 
 
 def predict(

@@ -103,7 +103,7 @@ def classifier(dim: int, n_classes: int, dropout: float) -> nn.Sequential:
     """Channel dropout and a 1x1 convolution that starts at a normal of std 0.01 without bias."""
     layer = nn.Conv2d(dim, n_classes, 1)
     nn.init.normal_(layer.weight, std=0.01)
-    nn.init.zeros_(layer.bias)
+    layer.bias = nn.Parameter(torch.zeros(n_classes))
     return nn.Sequential(nn.Dropout2d(dropout), layer)
 
 

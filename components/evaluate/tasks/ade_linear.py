@@ -127,6 +127,7 @@ def split(scenes: Scenes, args: Args) -> tuple[Scenes, Scenes]:
 
 def build_heads(dim: int, args: Args) -> nn.ModuleList:
     """One head per rate, all with the same seeded start: weights from a normal of std 0.01, no bias."""
+    import torch
     from torch import nn
 
     from components.evaluate.seeds import torch_seeded
@@ -136,7 +137,7 @@ def build_heads(dim: int, args: Args) -> nn.ModuleList:
         layer = nn.Conv2d(dim, args.num_classes, 1)
         with torch_seeded("cpu", args.seed, 2):
             nn.init.normal_(layer.weight, std=0.01)
-        nn.init.zeros_(layer.bias)
+        layer.bias = nn.Parameter(torch.zeros(args.num_classes))
         heads.append(nn.Sequential(nn.BatchNorm2d(dim) if args.batch_norm else nn.Identity(), layer))
     return heads
 
