@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+NAMED = 24  # classes that find room on an axis
+
 Line = tuple[Sequence[float], Sequence[float]]  # x, y
 
 
@@ -25,13 +27,18 @@ def draw_lines(file: Path, lines: Mapping[str, Line], x: str, y: str, title: str
 
 
 def draw_sweep(
-    file: Path, accuracy: NDArray[np.float64], rates: Sequence[float], confusion: NDArray[np.int64], title: str
+    file: Path,
+    accuracy: NDArray[np.float64],
+    rates: Sequence[float],
+    confusion: NDArray[np.int64],
+    classes: Sequence[str],
+    title: str,
 ) -> None:
     """Two panels: held-out accuracy by epoch, a line for each rate, dark for small ones; and the confusion matrix.
 
     Args:
         accuracy: (epochs, rates), shares.
-        confusion: (C, C) counts [true, predicted]; rows are drawn as shares.
+        confusion: (C, C) counts [true, predicted]; rows are drawn as shares, named where they are few.
     """
     figure, (left, right) = _panels(2)
     colours = _colours(len(rates))
@@ -42,6 +49,9 @@ def draw_sweep(
         left.legend(fontsize=6, ncols=2, frameon=False, title="lr", title_fontsize=6)
     shares = confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
     right.imshow(shares, cmap="magma", vmin=0, vmax=1, interpolation="nearest")
+    if len(classes) <= NAMED:
+        right.set_xticks(range(len(classes)), classes, rotation=90)
+        right.set_yticks(range(len(classes)), classes)
     _dress(right, "predicted class", "true class", "confusion on the test pictures")
     _save(figure, file)
 

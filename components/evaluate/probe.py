@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from components.common.errors import StageError
 from components.common.outputs import atomic_file
 from components.evaluate.resampling import upsample
 from components.evaluate.seeds import torch_seeded
@@ -89,6 +91,9 @@ def fit(
         how: the schedule.
         seed: of the order of pictures, where it is shuffled, and of dropout.
         work: where to save, and how the head is applied.
+
+    Raises:
+        StageError: the loss is not finite.
     """
     work = work or Work()
     weights = list(head.parameters())
@@ -103,8 +108,11 @@ def fit(
             loss = pixel_loss(scores, labels)
             sgd_step(weights, velocity, torch.autograd.grad(loss, weights), lr, how)
             losses.append(loss.detach())
+        mean = float(torch.stack(losses).mean())
+        if not math.isfinite(mean):
+            raise StageError(f"the loss is no number any more in epoch {epoch + 1}", do="lower `lr`")
         save(work.checkpoint, weights, velocity, epoch + 1)
-        yield float(torch.stack(losses).mean())
+        yield mean
     head.eval()
 
 

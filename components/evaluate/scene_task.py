@@ -211,7 +211,7 @@ def sheet(file: Path, val: Scenes, predicted: Path, n: int) -> None:
         comparison_sheet(("image", "truth", "prediction"), rows).save(file)
 
 
-def loss_rows(losses: list[float], rates: Callable[[int], float], n: int = 200) -> list[Row]:
+def loss_rows(losses: list[float], rates: Callable[[int], float], n: int = 50) -> list[Row]:
     """Mean loss of up to `n` equal spans of the training, with the rate at each span's end."""
     ends = np.unique(np.linspace(0, len(losses), min(n, len(losses)) + 1).astype(int))
     return [

@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from components.common.errors import StageError
 from components.evaluate.fcn_head import FCNHead
 from components.evaluate.layouts.voc import Segmentation
 from components.evaluate.probe import Schedule, Work, class_scores, fit, make_head
@@ -86,6 +87,13 @@ def test_a_killed_training_ends_the_same_to_the_bit(kind: str, tmp_path: Path) -
     for one, other in zip(whole.parameters(), resumed.parameters(), strict=True):
         assert torch.equal(one, other)
     assert not whole.training
+
+
+def test_a_loss_that_is_no_number_is_said() -> None:
+    features, labels = blobs()
+    how = Schedule(9, 3, 1e30, 0.9, 0.0, 20, 0.1, shuffle=False)
+    with pytest.raises(StageError, match="the loss is no number any more in epoch"):
+        list(fit(make_head(6, 3, generator()), len(features), feed(features, labels), how, 0))
 
 
 def picture(folder: Path) -> Segmentation:

@@ -86,7 +86,7 @@ def run(encoder: Encoder, benchmark: Path, args: Args, job: Job) -> TaskResult:
     for name, ranking in ranked.items():
         class_score.write_predictions(job.details / f"predictions_{name}.csv", names, labels, ranking, data.classes)
     if args.pictures:
-        draw(job.details / "linear.png", sweep, ranked["best"][:, 0], labels, args, job.name)
+        draw(job.details / "linear.png", sweep, ranked["best"][:, 0], labels, data.classes, args, job.name)
     return TaskResult(
         protocol=f"linear, {kind}, {args.train_views} views, {len(args.lrs)} rates, {args.epochs} epochs",
         metrics={
@@ -200,12 +200,20 @@ def choice_notes(sweep: Sweep, args: Args) -> list[str]:
     ]
 
 
-def draw(file: Path, sweep: Sweep, predicted: NDArray[np.int64], labels: list[int], args: Args, name: str) -> None:
+def draw(
+    file: Path,
+    sweep: Sweep,
+    predicted: NDArray[np.int64],
+    labels: list[int],
+    classes: list[str],
+    args: Args,
+    name: str,
+) -> None:
     """Held-out accuracy of every rate by epoch, and the best head's confusion on the test pictures."""
     from components.evaluate.curves import draw_sweep
 
     counts = class_score.confusion(labels, predicted, sweep.bias.shape[1])
-    draw_sweep(file, sweep.accuracy.double().numpy(), args.lrs, counts, name)
+    draw_sweep(file, sweep.accuracy.double().numpy(), args.lrs, counts, classes, name)
 
 
 def _score(args: argparse.Namespace) -> dict[str, Any]:
