@@ -32,6 +32,10 @@ TASKS = {
     "voc_clustering": ("overclustering of frozen patch features as in Ziegler and Asano, CVPR 2022", "2204.13101"),
     "foreground": ("cluster-based foreground extraction of Ziegler and Asano, CVPR 2022", "2204.13101"),
     "retrieval": ("dense nearest neighbours as in Balazevic et al., NeurIPS 2023", "2306.01667"),
+    "voc_fcn": ("a convolutional head on frozen patch features as in Ziegler and Asano, CVPR 2022", "2204.13101"),
+    "linear": ("linear classification of frozen features as in Caron et al., ICCV 2021", "2104.14294"),
+    "ade_linear": ("linear scene parsing of frozen features as in Oquab et al., DINOv2, 2023", "2304.07193"),
+    "ade_upernet": ("Xiao et al., Unified Perceptual Parsing for Scene Understanding, ECCV 2018", "1807.10221"),
 }
 
 

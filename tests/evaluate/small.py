@@ -112,6 +112,25 @@ def ytvos(root: Path, names: tuple[str, ...] = ("a", "b", "c"), split: str = "va
     return root
 
 
+def ade20k(root: Path, n_train: int = 6, n_val: int = 3, size: tuple[int, int] = (40, 56)) -> Path:
+    """Two halves of classes 1 and 5 with a band of "other" between them and a patch of class 2 or 3."""
+    rng = np.random.default_rng(4)
+    for split, name, n in (("training", "train", n_train), ("validation", "val", n_val)):
+        for i in range(n):
+            labels = np.where(np.arange(size[1]) < size[1] // 2, 1, 5) * np.ones((size[0], 1), np.uint8)
+            labels[:, size[1] // 2 - 1 : size[1] // 2 + 1] = 0
+            labels[8:26, 4 + i : 22 + i] = 2 + i % 2
+            pixels = textured(rng, COLOURS[5], *size)
+            for number in (1, 2, 3, 5):
+                pixels[labels == number] = textured(rng, COLOURS[number % 5], *size)[labels == number]
+            file = f"ADE_{name}_{i + 1:08d}"
+            write_image(root / "images" / split / f"{file}.jpg", pixels)
+            write_image(root / "annotations" / split / f"{file}.png", labels.astype(np.uint8))
+    rows = ["Idx\tRatio\tTrain\tVal\tStuff\tName", "1\t0.5\t1\t1\t1\twall", "5\t0.1\t1\t1\t1\ttree, shrub "]
+    (root / "objectInfo150.txt").write_text("\n".join(rows) + "\n")
+    return root
+
+
 def write_list(file: Path, names: Any) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text("\n".join(names))  # no newline at the end: such lists exist
@@ -151,6 +170,17 @@ SMALL: dict[str, dict[str, Any]] = {
     "retrieval": {"train_set": "train", "train_masks": "SegmentationClass", "num_classes": 4, "input_px": 32,
                   "memory": 100, "neighbours": 5, "batch_images": 2},
 }  # fmt: skip
+SMALL["voc_fcn"] = {**SMALL["voc_linear"], "channels": 8, "epochs": 3, "workers": 1}
+SMALL["linear"] = {"resize_px": 32, "crop_px": 32, "batch_images": 5, "epochs": 3, "batch_size": 8, "lrs": [0.1, 10.0]}
+SMALL["ade_upernet"] = {
+    **{"num_classes": 6, "crop_px": 32, "stride_px": 20, "short_px": 32, "long_px": 128, "iterations": 5},
+    **{"batch_size": 2, "warmup_iterations": 2, "lr": 1e-3, "channels": 8, "aux_channels": 8, "workers": 1},
+    **{"checkpoint_every_s": 0, "pictures": 2},
+}
+SMALL["ade_linear"] = {key: value for key, value in SMALL["ade_upernet"].items() if "channels" not in key} | {
+    "lr": [1e-3, 1e-1],
+    "held_out": 2,
+}
 
 
 def evaluate(folder: Path, task: str, model: Path | str, benchmark: Path, out: str = "out", **params: Any) -> int:

@@ -16,8 +16,8 @@ from PIL import Image
 
 from components.common.scores import read_cells
 from components.evaluate import segmentation_score
+from components.evaluate.class_score import score_predictions
 from components.evaluate.davis_score import score_folders
-from components.evaluate.knn_score import score_predictions
 from components.evaluate.tasks import vos
 from tests.evaluate.small import davis, evaluate, imagenet, real_data, voc
 
