@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from components.common.attention_probe import Projection, last_projection
 from components.common.errors import StageError
 from components.common.model_folder import CONFIG, WEIGHTS, read_config, read_weights, write_model_folder
 from components.common.vit import IMAGENET_MEAN, IMAGENET_STD, TimmModel, build_model, load_exact, resize_positions
@@ -83,6 +84,13 @@ class Encoder:
             raise StageError(f"asked for {n_last} blocks of a ViT that has {len(self.model.blocks)}", where=self.origin)
         found = self._intermediates(images, n_last, return_prefix_tokens=True)
         return [(prefix[:, 0], patches.permute(0, 2, 3, 1)) for patches, prefix in found]
+
+    @torch.no_grad()
+    def keys(self, images: Tensor, which: Projection = "k") -> Tensor:
+        """Keys (or queries, values) of the last block's patches, heads concatenated, (B, h, w, D); see there."""
+        images = self._prepare(images)
+        grid = (images.shape[-2] // self.patch_size, images.shape[-1] // self.patch_size)
+        return last_projection(self.model, images, which).unflatten(1, grid)
 
     @torch.no_grad()
     def _intermediates(self, images: Tensor, n_last: int, **more: Any) -> list[Any]:
