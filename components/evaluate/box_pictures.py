@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+
+from components.evaluate.detection_data import decode
+from components.evaluate.images import colours_of
 
 Array = NDArray[np.uint8]
 Colour = tuple[int, int, int]
@@ -60,3 +64,18 @@ def heat(values: NDArray, patch_px: int, size: tuple[int, int]) -> Array:
     coloured = cv2.cvtColor(cv2.applyColorMap(grey, cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2RGB)
     large = coloured.repeat(patch_px, axis=0).repeat(patch_px, axis=1)
     return np.ascontiguousarray(large[: size[0], : size[1]])
+
+
+def draw_instances(image: Array, notes: Sequence[dict[str, Any]], names: Mapping[int, str]) -> Array:
+    """The picture with COCO's annotations or detections: masks, boxes, and class names with scores, worst first."""
+    out = image
+    ordered = sorted(notes, key=lambda note: note.get("score", 0.0))
+    colours = colours_of(np.arange(256, dtype=np.uint8))[1:]
+    for note in ordered:
+        colour = tuple(int(v) for v in colours[list(names).index(note["category_id"]) % len(colours)])
+        if "segmentation" in note:
+            out = tint(out, decode(note["segmentation"], *image.shape[:2]) > 0, colour)
+        x, y, width, height = note["bbox"]
+        score = f" {note['score']:.2f}" if "score" in note else ""
+        out = draw_boxes(out, [(x, y, x + width, y + height)], colour, [names[note["category_id"]] + score])
+    return out
