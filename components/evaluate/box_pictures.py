@@ -17,6 +17,14 @@ Colour = tuple[int, int, int]
 
 SHARE_OF_COLOUR = 0.5  # of a mask's colour where it covers the picture
 PAPER = (255, 255, 255)
+SHOWN_PX = 384  # pictures with a smaller short side are enlarged, so that captions have room
+
+
+def enlarged(image: Array) -> tuple[Array, int]:
+    """The picture a whole number of times as large, and how many times."""
+    times = -(-SHOWN_PX // min(image.shape[:2]))
+    size = (image.shape[1] * times, image.shape[0] * times)
+    return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_CUBIC), np.uint8), times
 
 
 def draw_boxes(
@@ -67,15 +75,16 @@ def heat(values: NDArray, patch_px: int, size: tuple[int, int]) -> Array:
 
 
 def draw_instances(image: Array, notes: Sequence[dict[str, Any]], names: Mapping[int, str]) -> Array:
-    """The picture with COCO's annotations or detections: masks, boxes, and class names with scores, worst first."""
-    out = image
-    ordered = sorted(notes, key=lambda note: note.get("score", 0.0))
+    """The picture, enlarged, with COCO's annotations or detections: masks, boxes, classes with scores, best on top."""
+    out, times = enlarged(image)
     colours = colours_of(np.arange(256, dtype=np.uint8))[1:]
-    for note in ordered:
-        colour = tuple(int(v) for v in colours[list(names).index(note["category_id"]) % len(colours)])
+    for note in sorted(notes, key=lambda note: note.get("score", 0.0)):
+        red, green, blue = colours[list(names).index(note["category_id"]) % len(colours)].tolist()
+        colour = (red, green, blue)
         if "segmentation" in note:
-            out = tint(out, decode(note["segmentation"], *image.shape[:2]) > 0, colour)
-        x, y, width, height = note["bbox"]
+            mask = decode(note["segmentation"], *image.shape[:2]) > 0
+            out = tint(out, mask.repeat(times, axis=0).repeat(times, axis=1), colour)
+        x, y, width, height = (times * side for side in note["bbox"])
         score = f" {note['score']:.2f}" if "score" in note else ""
         out = draw_boxes(out, [(x, y, x + width, y + height)], colour, [names[note["category_id"]] + score])
     return out

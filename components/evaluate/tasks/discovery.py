@@ -20,7 +20,7 @@ from pydantic import Field
 
 from components.common.outputs import write_text
 from components.evaluate import corloc
-from components.evaluate.box_pictures import draw_boxes, heat, mark_cell
+from components.evaluate.box_pictures import draw_boxes, enlarged, heat, mark_cell
 from components.evaluate.images import ahead, read_rgb
 from components.evaluate.layouts.boxes import Layout, Picture, read_pictures
 from components.evaluate.score_cli import score_main
@@ -115,19 +115,21 @@ def draw(file: Path, encoder: Encoder, pictures: list[Picture], args: Args, job:
     for i in np.unique(np.linspace(0, len(pictures) - 1, args.pictures).astype(int)) if args.pictures else []:
         pixels = np.array(read_rgb(pictures[i].file))
         found = look(encoder, pixels, args, job)
-        hit = corloc.overlaps(found.box, np.array(pictures[i].boxes, float)).max() >= args.least_iou
-        patch = encoder.patch_size
-        boxed = draw_boxes(pixels, [found.box], RIGHT if hit else WRONG)
+        truth = np.array(pictures[i].boxes, float)
+        hit = corloc.overlaps(found.box, truth).max() >= args.least_iou
+        large, times = enlarged(pixels)
+        patch, size = times * encoder.patch_size, (large.shape[0], large.shape[1])
+        boxed = draw_boxes(large, [[times * side for side in found.box]], RIGHT if hit else WRONG)
         rows.append(
             (
-                draw_boxes(pixels, pictures[i].boxes, TRUTH),
+                draw_boxes(large, (times * truth).tolist(), TRUTH),
                 mark_cell(boxed, found.seed, patch, WRONG),
-                heat(-found.degrees, patch, pixels.shape[:2]),
-                heat(found.mask, patch, pixels.shape[:2]),
+                heat(-found.degrees, patch, size),
+                heat(found.mask, patch, size),
             )
         )
     if rows:
-        comparison_sheet(("objects", "found box, seed", "low degree", "object's patches"), rows).save(file)
+        comparison_sheet(("objects", "found box, seed", "low degree", "object's patches"), rows, height=240).save(file)
 
 
 def _score(args: argparse.Namespace) -> dict[str, Any]:
