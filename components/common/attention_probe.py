@@ -24,7 +24,8 @@ def last_projection(model: Any, images: Tensor, which: Projection) -> Tensor:
     Raises:
         StageError: the model has no such layer (convolutional nets, ViTs with separate projections).
     """
-    attention = getattr(next(reversed(list(getattr(model, "blocks", []))), None), "attn", None)
+    blocks = list(getattr(model, "blocks", []))
+    attention: Any = getattr(blocks[-1], "attn", None) if blocks else None
     if getattr(attention, "qkv", None) is None:
         what = f"{type(model).__name__} has no qkv layer in its last block"
         raise StageError(what, do="name a timm VisionTransformer, for example vit_small_patch16_224")

@@ -197,7 +197,8 @@ class CascadeHeads(nn.Module):
 
     def detect(self, maps: list[Tensor], proposals: list[Tensor], sizes: list[Size]) -> list[Detections]:
         """What the stages together see in each picture."""
-        boxes, every, codes = proposals, [], proposals[0].new_zeros(0)
+        boxes, codes = proposals, proposals[0].new_zeros(0)
+        every: list[Tensor] = []
         for stage, head in enumerate(self.boxes):
             if stage:
                 labels = every[-1][:, 1:].argmax(dim=1) + 1

@@ -196,11 +196,11 @@ class Detector(nn.Module):
         self.backbone = Backbone(vit, pyramid)
         self.rpn = make_rpn(pyramid.channels, self.backbone.strides, rpn)
         self.heads = CascadeHeads(pyramid.channels, n_classes, self.backbone.strides[:4], roi)
-        self.half = half
+        self.in_half = half
 
     def maps(self, images: Tensor) -> dict[str, Tensor]:
         """Pyramid in float32."""
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.half and images.is_cuda):
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.in_half and images.is_cuda):
             return OrderedDict((name, x.float()) for name, x in self.backbone(images).items())
 
     def losses(self, images: Tensor, sizes: list[tuple[int, int]], targets: list[Target]) -> Losses:
