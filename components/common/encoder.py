@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from components.common.attention_probe import Projection, last_projection
 from components.common.errors import StageError
 from components.common.model_folder import CONFIG, WEIGHTS, read_config, read_weights, write_model_folder
 from components.common.vit import (
@@ -116,6 +117,13 @@ class Encoder:
             hook.remove()
         rows = class_attention(model.blocks[-1], seen[0])[..., model.num_prefix_tokens :]
         return rows.unflatten(-1, (images.shape[-2] // self.patch_size, images.shape[-1] // self.patch_size))
+
+    @torch.no_grad()
+    def keys(self, images: Tensor, which: Projection = "k") -> Tensor:
+        """Keys (or queries, values) of the last block's patches, heads concatenated, (B, h, w, D); see there."""
+        images = self._prepare(images)
+        grid = (images.shape[-2] // self.patch_size, images.shape[-1] // self.patch_size)
+        return last_projection(self.model, images, which).unflatten(1, grid)
 
     @torch.no_grad()
     def _intermediates(self, images: Tensor, n_last: int, **more: Any) -> list[Any]:

@@ -19,6 +19,7 @@ from tests.download.small_world import PARAMS, by_number, close, frames, lines, 
 def test_voc(world: Path) -> None:
     root = world / "voc"
     lists = {s: lines(root / "ImageSets" / "Segmentation" / f"{s}.txt") for s in ("train", "val", "trainval")}
+    assert lists == {s: lines(root / "ImageSets" / "Main" / f"{s}.txt") for s in lists}  # detection's lists
     assert len(lists["train"]) == len(lists["val"]) == 2 and lists["trainval"] == sorted(lists["train"] + lists["val"])
     for split in ("train", "val"):
         drawn = frames("voc", split)
