@@ -143,9 +143,9 @@ def test_external_weights(model: Path, tmp_path: Path) -> None:
     assert result(tmp_path)["encoder_sha256"] != file["encoder_sha256"]
 
 
-@pytest.mark.parametrize("protocol", ["dino", "cropmae"])
-def test_both_protocols_run(protocol: str, model: Path, tmp_path: Path) -> None:
-    changes: dict[str, Any] = {"input_px": [32, 48]} if protocol == "cropmae" else {}
+@pytest.mark.parametrize("protocol", ["dino", "cropmae", "crw"])
+def test_all_protocols_run(protocol: str, model: Path, tmp_path: Path) -> None:
+    changes: dict[str, Any] = {} if protocol == "dino" else {"input_px": [32, 48] if protocol == "cropmae" else None}
     assert evaluate(tmp_path, "vos", model, davis(tmp_path / "b"), protocol=protocol, **changes) == 0
     assert result(tmp_path)["protocol"].startswith(f"{protocol} propagation")
 
