@@ -93,4 +93,6 @@ def input_words(args: RuleArgs) -> str:
     """Input size in words, for the protocol's name."""
     if args.input_px is None:
         return "native"
-    return f"short side {args.input_px}" if isinstance(args.input_px, int) else f"{args.input_px[1]}x{args.input_px[0]}"
+    if isinstance(args.input_px, int):
+        return f"{getattr(args, 'input_side', 'short')} side {args.input_px}"
+    return f"{args.input_px[1]}x{args.input_px[0]}"

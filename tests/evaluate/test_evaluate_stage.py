@@ -1,4 +1,4 @@
-"""The whole stage: three tasks, resumed and repeated to the byte, on external weights and on real data."""
+"""The whole stage: every task, resumed and repeated to the byte, on external weights and on real data."""
 
 from __future__ import annotations
 
@@ -20,8 +20,16 @@ from components.evaluate.davis_score import score_folders
 from components.evaluate.knn_score import score_predictions
 from components.evaluate.tasks import vos
 from tests.evaluate.small import davis, evaluate, imagenet, real_data, voc
+from tests.evaluate.small_videos import got10k, jhmdb, vip
 
-BENCHMARKS: dict[str, Callable[[Path], Path]] = {"knn": imagenet, "vos": davis, "voc_linear": voc}
+BENCHMARKS: dict[str, Callable[[Path], Path]] = {
+    "knn": imagenet,
+    "vos": davis,
+    "voc_linear": voc,
+    "pose": jhmdb,
+    "parts": vip,
+    "tracking": got10k,
+}
 
 
 @pytest.fixture
