@@ -26,6 +26,15 @@ METHODS = {
 }
 TASKS = {
     "knn": ("k-NN on frozen features as in Caron et al., ICCV 2021", "2104.14294"),
+    "parts": (
+        "Zhou et al., Adaptive Temporal Encoding Network for Video Instance-level Human Parsing, 2018",
+        "1808.00661",
+    ),
+    "pose": ("joints of JHMDB by propagation as in Jabri et al., NeurIPS 2020", "2006.14613"),
+    "tracking": (
+        "Huang et al., GOT-10k: A Large High-Diversity Benchmark for Generic Object Tracking, 2018",
+        "1810.11981",
+    ),
     "vos": ("Pont-Tuset et al., The 2017 DAVIS Challenge on Video Object Segmentation, 2017", "1704.00675"),
     "voc_linear": ("linear segmentation of frozen patch features as in Salehi et al., ICCV 2023", "2308.11796"),
     "video_clustering": ("clustering of frozen patch features of videos as in Salehi et al., ICCV 2023", "2308.11796"),

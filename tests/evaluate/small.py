@@ -139,6 +139,9 @@ def write_list(file: Path, names: Any) -> None:
 SMALL: dict[str, dict[str, Any]] = {
     "knn": {"resize_px": 32, "crop_px": 32, "batch_images": 5, "k": [1, 5, 200], "primary_k": 5, "chunk_rows": 7},
     "vos": {"input_px": 32, "long_side_multiple_px": 8, "radius_cells": 3, "batch_images": 2, "gif_width_px": 40},
+    "pose": {"input_px": [32, 48], "radius_cells": 4, "batch_images": 2, "gif_width_px": 40},
+    "parts": {"input_px": 48, "long_side_multiple_px": 8, "radius_cells": 3, "batch_images": 2, "gif_width_px": 40},
+    "tracking": {"input_px": 32, "long_side_multiple_px": 8, "radius_cells": 3, "batch_images": 2, "gif_width_px": 40},
     "voc_linear": {
         "train_set": "train",
         "train_masks": "SegmentationClass",

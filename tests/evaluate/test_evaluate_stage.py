@@ -1,4 +1,4 @@
-"""The whole stage: three tasks, resumed and repeated to the byte, on external weights and on real data."""
+"""The whole stage: every task, resumed and repeated to the byte, on external weights and on real data."""
 
 from __future__ import annotations
 
@@ -20,8 +20,16 @@ from components.evaluate.class_score import score_predictions
 from components.evaluate.davis_score import score_folders
 from components.evaluate.tasks import vos
 from tests.evaluate.small import davis, evaluate, imagenet, real_data, voc
+from tests.evaluate.small_videos import got10k, jhmdb, vip
 
-BENCHMARKS: dict[str, Callable[[Path], Path]] = {"knn": imagenet, "vos": davis, "voc_linear": voc}
+BENCHMARKS: dict[str, Callable[[Path], Path]] = {
+    "knn": imagenet,
+    "vos": davis,
+    "voc_linear": voc,
+    "pose": jhmdb,
+    "parts": vip,
+    "tracking": got10k,
+}
 
 
 @pytest.fixture
@@ -143,9 +151,9 @@ def test_external_weights(model: Path, tmp_path: Path) -> None:
     assert result(tmp_path)["encoder_sha256"] != file["encoder_sha256"]
 
 
-@pytest.mark.parametrize("protocol", ["dino", "cropmae"])
-def test_both_protocols_run(protocol: str, model: Path, tmp_path: Path) -> None:
-    changes: dict[str, Any] = {"input_px": [32, 48]} if protocol == "cropmae" else {}
+@pytest.mark.parametrize("protocol", ["dino", "cropmae", "crw"])
+def test_all_protocols_run(protocol: str, model: Path, tmp_path: Path) -> None:
+    changes: dict[str, Any] = {} if protocol == "dino" else {"input_px": [32, 48] if protocol == "cropmae" else None}
     assert evaluate(tmp_path, "vos", model, davis(tmp_path / "b"), protocol=protocol, **changes) == 0
     assert result(tmp_path)["protocol"].startswith(f"{protocol} propagation")
 

@@ -120,10 +120,10 @@ def test_soft_labels_stay_a_distribution() -> None:
 
 def test_windows() -> None:
     square = allowed(range(5), range(5), 5, replace(DINO, radius_cells=1)).view(5, 5, 5, 5)
-    assert square[2, 2].sum() == 9 and square[0, 0].sum() == 4
+    assert square[:, :, 2, 2].sum() == 9 and square[:, :, 0, 0].sum() == 4
     disk = allowed(range(5), range(5), 5, replace(CROPMAE, radius_cells=2)).view(5, 5, 5, 5)
-    assert disk[2, 2].sum() == 9  # distance below 2: the square of side 3, its corners at 1.41 included
-    assert not disk[2, 2, 2, 4] and not disk[2, 2, 0, 2]
+    assert disk[:, :, 2, 2].sum() == 9  # distance below 2: the square of side 3, its corners at 1.41 included
+    assert not disk[2, 4, 2, 2] and not disk[0, 2, 2, 2]
 
 
 def test_reads_the_clip_as_a_stream() -> None:

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from components.common.config import StageParams
 
 Split = Literal["pretrain", "train", "val"]
-Layout = Literal["videos", "davis", "voc", "ade20k", "coco", "jhmdb", "vip", "imagenet", "vidor", "ytvos"]
+Layout = Literal["videos", "davis", "voc", "ade20k", "coco", "jhmdb", "vip", "imagenet", "vidor", "ytvos", "got10k"]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
