@@ -57,9 +57,14 @@ def frame_times(videos: Videos, params: Mapping[str, Any]) -> NDArray[np.float64
     mode = params.get("mode", "fps")
     if mode == "keyframes":
         return shown[:: max(1, round(videos.keyframe_s * videos.fps))]
-    cells_per_s = float(params["fps"]) if mode == "fps" else 1 / float(params["every_s"])
+    if mode == "count":
+        cells_per_s = float(params["count"]) / (len(shown) / videos.fps)
+    else:
+        cells_per_s = float(params["fps"]) if mode == "fps" else 1 / float(params["every_s"])
     cell = np.floor((shown + CELL_TOLERANCE_S) * cells_per_s)
-    return shown[np.diff(cell, prepend=-1) > 0]
+    taken = np.diff(cell, prepend=-1) > 0
+    taken[-1] |= bool(params.get("last_frame"))
+    return shown[taken]
 
 
 def stored_size(videos: Videos, params: Mapping[str, Any]) -> tuple[float, float]:
