@@ -1,8 +1,9 @@
-"""Which of a corpus's videos are taken: all, or those that a list names (a split's, or T-CoRe's entries)."""
+"""Which of a corpus's videos are taken: all, or those of a pattern or a list (a split's, or T-CoRe's entries)."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 
 from components.common.errors import StageError
@@ -15,12 +16,16 @@ SHOWN = 3
 def choose(sources: list[Source], corpus: Path, name: str) -> tuple[list[Source], list[str]]:
     """The videos that the list `name` (below the corpus, or anywhere) tells of, and its names of no video.
 
+    With a `*` it is no list but a pattern of the videos' paths.
+
     A name is a video's when it is the end of its path, with or without extension. Lists of frames (DAVIS 2016) name
     the folder that holds them.
 
     Raises:
         StageError: the list is missing, or names none of the videos.
     """
+    if "*" in name:
+        return _matching(sources, corpus, name), []
     file = corpus / name
     wanted = {PurePosixPath(name.strip("/")).parts: name for name in _names(file)}
     taken, met = [], set()
@@ -33,6 +38,14 @@ def choose(sources: list[Source], corpus: Path, name: str) -> tuple[list[Source]
         what = f"none of the {len(sources)} videos is named by this list of {len(wanted)}"
         raise StageError(what, where=file, do="names are ends of the videos' paths")
     return taken, [name for parts, name in wanted.items() if parts not in met]
+
+
+def _matching(sources: list[Source], corpus: Path, pattern: str) -> list[Source]:
+    taken = [source for source in sources if fnmatchcase(source.name, pattern) or fnmatchcase(source.key, pattern)]
+    if not taken:
+        what = f"none of the {len(sources)} videos matches '{pattern}', the first is '{sources[0].name}'"
+        raise StageError(what, where=corpus, do="see extract_frames.<corpus>.videos")
+    return taken
 
 
 def _names(file: Path) -> Iterable[str]:

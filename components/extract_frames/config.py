@@ -42,7 +42,9 @@ class ExtractParams(StageParams):
     count: int | None = Field(None, ge=1, description="so many frames of each video, evenly spread (mode count)")
     last_frame: bool = Field(False, description="the last frame of each video, too, wherever it lies")
     videos: str | None = Field(
-        None, description="list of the videos to take, below the corpus: names, or T-CoRe's entries-*.npy; null: all"
+        None,
+        description="the videos to take: a list below the corpus (of names, or T-CoRe's entries-*.npy), or a pattern "
+        "of their paths with a *; null: all",
     )
     short_side_px: int = Field(256, ge=16, le=8192, description="short side of the stored frames")
     upscale: bool = Field(False, description="enlarge videos that are smaller than short_side_px")

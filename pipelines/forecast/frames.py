@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -43,7 +43,9 @@ class Frames:
 
 
 def extract(videos: Videos, params: Mapping[str, Any], rates: Rates) -> tuple[Frames, Work]:
-    """The store that `extract_frames` will write, and the work of writing it."""
+    """The store that `extract_frames` will write, and the work of writing it. Cuts that are not looked for part nothing."""
+    if params.get("cuts") is None:
+        videos = replace(videos, cuts_per_s=0.0)
     times = frame_times(videos, params)
     n = videos.n * len(times) * max(1.0, videos.video_s * videos.fps / LONGEST)
     width, height = stored_size(videos, params)

@@ -126,7 +126,7 @@ def mose(out: Path, work: Path) -> None:
 
 def visor(out: Path, work: Path) -> None:
     for participant, name in (("P01", "P01_01"), ("P02", "P02_03")):
-        for number in range(3):
+        for number in range(5):
             picture(work / name / f"{name}_frame_{60 * number + 140:010d}.jpg", number)
         zipped(work / name, out / f"GroundTruth-SparseAnnotations/rgb_frames/train/{participant}/{name}.zip")
 
