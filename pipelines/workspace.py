@@ -79,6 +79,8 @@ def merged_params(recipe: Path | None, changes: list[dict[str, Any]]) -> dict[st
 def recipe_params(recipe: Path) -> dict[str, Any]:
     """What a recipe says, over the recipes that it names under `with`, over the catalogue's entries of its datasets.
 
+    A dataset that it gives a `source` or `card` of its own takes nothing from the catalogue, in no stage.
+
     Raises:
         StageError: a recipe under `with` is not there, or has such a list itself.
     """
@@ -90,7 +92,8 @@ def recipe_params(recipe: Path) -> dict[str, Any]:
             raise StageError("a recipe that others build on has `with` itself", where=f"recipes/{name}.yaml")
         below = _laid_over(below, other) if below else other
     named = deep_merge(below.get("datasets", {}), over.get("datasets", {}))
-    return _laid_over(_laid_over(catalogue_entries(list(named)), below), over)
+    own = _own_sources(below) | _own_sources(over)
+    return _laid_over(_laid_over(catalogue_entries([name for name in named if name not in own]), below), over)
 
 
 def catalogue_entries(names: list[str]) -> dict[str, Any]:
@@ -141,10 +144,16 @@ def _laid_over(params: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
         merged["methods"] = dict.fromkeys(methods, SCRATCH)
     elif methods is not None:
         merged["methods"] = methods
-    own = {name: entry for name, entry in (over.get("download") or {}).items() if {"source", "card"} & set(entry or {})}
+    own = _own_sources(over)
     if "download" in merged:
         merged["download"] = {**merged["download"], **own}  # another source has other keys
     return merged
+
+
+def _own_sources(over: dict[str, Any]) -> dict[str, Any]:
+    """The datasets that say where they come from."""
+    entries = (over.get("download") or {}).items()
+    return {name: entry for name, entry in entries if {"source", "card"} & set(entry or {})}
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -43,7 +43,7 @@ class Frames:
 
 
 def extract(videos: Videos, params: Mapping[str, Any], rates: Rates) -> tuple[Frames, Work]:
-    """The store that `extract_frames` will write, and the work of writing it. Cuts that are not looked for part nothing."""
+    """The store that `extract_frames` will write, and the work of it. Cuts that are not looked for part nothing."""
     if params.get("cuts") is None:
         videos = replace(videos, cuts_per_s=0.0)
     times = frame_times(videos, params)
