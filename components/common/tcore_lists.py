@@ -14,7 +14,7 @@ import csv
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,9 +38,9 @@ class Entry(NamedTuple):
 class Lists(NamedTuple):
     """What the three files say: entries (structured, N), and id and name of each class by its index."""
 
-    entries: NDArray[np.void]
-    class_ids: NDArray[np.str_]
-    class_names: NDArray[np.str_]
+    entries: NDArray[Any]
+    class_ids: NDArray[Any]
+    class_names: NDArray[Any]
 
 
 def read_labels(file: Path) -> dict[str, int]:
@@ -111,15 +111,16 @@ def read_entries(file: Path) -> list[Entry]:
     return [Entry(str(row["video_id"]), str(row["class_name"])) for row in rows]
 
 
-def _load(file: Path) -> NDArray[np.generic]:
+def _load(file: Path) -> NDArray[Any]:
     try:
-        return np.load(file, mmap_mode="r", allow_pickle=False)  # type: ignore[no-any-return]
+        array: NDArray[Any] = np.load(file, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError:
         raise StageError("no such list", where=file) from None
     except (ValueError, EOFError, OSError) as error:
         raise StageError(f"not an array without pickles, {' '.join(str(error).split())[:120]}", where=file) from None
+    return array
 
 
-def _check_entries(rows: NDArray[np.generic], file: Path) -> None:
+def _check_entries(rows: NDArray[Any], file: Path) -> None:
     if rows.dtype.names is None or set(FIELDS) - set(rows.dtype.names):
         raise StageError(f"expected a structured array of {', '.join(FIELDS)}", where=file)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from components.common.errors import StageError
+from components.download.archives import TAR_ENDINGS
 from components.download.cards import Card, Count, Listed, Pairs
 
 NAMED = 3  # examples in one line
@@ -58,7 +59,7 @@ def verify(root: Path, card: Card) -> Found:
     found.amiss += _unique(root, card.unique) if card.unique else []
     for pattern in card.json_files:
         found.amiss += [line for file in sorted(root.glob(pattern)) if (line := _json(root, file))]
-    found.amiss += _unfinished(root)
+    found.amiss += [*_unfinished(root), *_packed(root)]
     return found
 
 
@@ -166,6 +167,15 @@ def _unfinished(root: Path) -> Iterator[str]:
     ]
     if bad:
         yield f"{len(bad):,} files are empty or unfinished: {_some(sorted(bad))}"
+
+
+def _packed(root: Path) -> Iterator[str]:
+    """Archives that are still there: they could not be opened, or were not to be."""
+    names = sorted(
+        p.relative_to(root).as_posix() for p in root.rglob("*") if p.name.lower().endswith((*TAR_ENDINGS, ".zip"))
+    )
+    if names:
+        yield f"{len(names):,} archives are still packed, perhaps because they are not whole: {_some(names)}"
 
 
 def find_root(tree: Path, card: Card) -> Path:

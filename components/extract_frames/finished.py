@@ -18,6 +18,7 @@ from components.common.outputs import atomic_file
 from components.extract_frames import objects, palette
 from components.extract_frames.annotations import Tracks
 from components.extract_frames.find import Source
+from components.extract_frames.objects import VideoObjects
 from components.extract_frames.palette import PaletteMasks
 from components.extract_frames.video import BadVideoError, Decoder, Extracted, bad_row
 
@@ -75,7 +76,7 @@ class Finished:
         """The objects of a finished video."""
         return objects.load(self._file(source, OBJECTS))
 
-    def _objects_of(self, extracted: Extracted) -> objects.VideoObjects:
+    def _objects_of(self, extracted: Extracted) -> VideoObjects:
         if isinstance(self.tracks, PaletteMasks):
             return palette.objects_of(extracted, self.tracks)
         assert self.tracks is not None

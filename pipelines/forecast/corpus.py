@@ -88,11 +88,16 @@ def card_of(section: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def _published(card: Mapping[str, Any], name: str, rates: Rates) -> Videos:
-    """The corpus as its card tells; frames in folders are coded whole."""
+    """The corpus as its card tells."""
     told = card["corpus"]
-    shape = {key: float(told[key]) for key in ("fps", "width_px", "height_px")}
     guess = _like_source(int(told["videos"]), float(told["video_s"]), rates, f"as published, card {name}")
-    return replace(guess, **shape, bytes=float(card["disk"]["after_gb"]) * 1e9)
+    return replace(
+        guess,
+        fps=float(told["fps"]),
+        width_px=float(told["width_px"]),
+        height_px=float(told["height_px"]),
+        bytes=float(card["disk"]["after_gb"]) * 1e9,
+    )
 
 
 def _like_source(n: int, video_s: float, rates: Rates, known: str) -> Videos:

@@ -14,11 +14,12 @@ import pytest
 
 from components.common.errors import StageError
 from components.common.ffmpeg import ffmpeg_exe, probe
+from components.download.cards import Disk, read_card
 from components.download.config import Pages
 from components.download.sources.pages import choose, is_page
 from tests.download import miniatures
+from tests.download.conftest import Download
 from tests.download.file_server import FileServer
-from tests.download.test_datasets import Download, download  # noqa: F401 - a fixture
 
 STREAMS = (("low", "64x48", 15), ("high", "96x72", 15), ("fast", "96x72", 30))
 
@@ -71,7 +72,7 @@ def page(tmp_path: Path) -> Any:
     server.close()
 
 
-def test_walking_tours_come_from_the_addresses_of_their_list(page: FileServer, download: Download, tmp_path: Path):  # noqa: F811
+def test_walking_tours_come_from_the_addresses_of_their_list(page: FileServer, download: Download, tmp_path: Path):
     """As WTour.txt: `address, city`; one is dead, one plays, and the best stream of each is taken."""
     rows = [f"{page.url}/venice.m3u8, Venice", f"{page.url}/gone.m3u8, Bangkok", f"{page.url}/zurich.m3u8, Zurich"]
     listed = miniatures.lines(tmp_path / "WTour.txt", *rows)
@@ -86,7 +87,11 @@ def test_walking_tours_come_from_the_addresses_of_their_list(page: FileServer, d
     assert download(**section, card="walking_tours", max_dead_share=0.1) == 2
 
 
-def test_the_card_takes_venice_alone_and_lower_if_asked(page: FileServer, download: Download, tmp_path: Path):  # noqa: F811
+def test_the_card_takes_venice_alone_and_lower_if_asked(
+    page: FileServer, download: Download, tmp_path: Path, monkeypatch
+):
+    small = read_card("walking_tours_venice").model_copy(update={"disk": Disk(before_gb=0, after_gb=0)})
+    monkeypatch.setattr("components.download.stage.read_card", lambda name: small)
     rows = [f"{page.url}/venice.m3u8, Venice", f"{page.url}/zurich.m3u8, Zurich"]
     miniatures.lines(tmp_path / "served/WTour.txt", *rows)
     pages = {"hosts": [page.host], "max_height_px": 50}
@@ -119,7 +124,7 @@ sys.exit(subprocess.run(command).returncode)
 """
 
 
-def test_faces_are_blurred_by_a_program_on_the_path(download: Download, tmp_path: Path, monkeypatch: Any, capsys: Any):  # noqa: F811
+def test_faces_are_blurred_by_a_program_on_the_path(download: Download, tmp_path: Path, monkeypatch: Any, capsys: Any):
     """A stand-in with deface's command line, which blurs all of the picture."""
     import numpy as np
 

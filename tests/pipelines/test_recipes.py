@@ -170,6 +170,24 @@ def test_a_corpus_of_the_catalogue_gets_as_far_as_its_index(name: str, packed: A
         assert all(len(np.unique(found)) == found.size for found in draws.values())  # no frame in two pairs
 
 
+@pytest.mark.slow
+def test_your_own_videos_and_folders_of_frames(alone: Path) -> None:
+    """Three lines name a folder that holds both, at several depths, two of one name among them."""
+    for place in ("a.mp4", "x/a.mp4", "x/y/b.mkv"):
+        miniatures.video(alone / "mine" / place, 3, seed=len(place))
+    for number in range(12):
+        miniatures.picture(alone / f"mine/frames/walk/{number:04d}.png", number // 4)
+    own = {"download": {"clips": {"path": str(alone / "mine")}}, "extract_frames": {"clips": {"source_fps": 4}}}
+    params = merged_params(recipe_file("own_videos"), [own])
+    stage("download", "clips", params, "--data", alone / "data")
+    stage("extract_frames", "clips", params, "--videos", alone / "data", "--frames", alone / "frames")
+    params["index"]["clips"] |= {"val_share": 0.0}
+    out = ("--index", alone / "index", "--leakage", alone / "leakage.json")
+    stage("index", "clips", params, "--frames", alone / "frames", *out)
+    assert json.loads((alone / "index/stats.json").read_text())["videos"]["all"] == 4
+    assert min(drawn(alone / "index").values()) > 0
+
+
 NETWORK = {"embed_dim": 32, "depth": 2, "num_heads": 2, "img_size": 32, "patch_size": 8}
 SMALL: dict[str, Any] = {
     "download": {"vos": tiny.TINY["download"]["vos"]},
