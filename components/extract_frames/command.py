@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from components.common.ffmpeg import ONLY_FILES
 from components.extract_frames.config import ExtractParams
+from components.extract_frames.extent import Extent, extent_of
 from components.extract_frames.find import Source
 
 # Matroska, FLV and ASF round times to a millisecond, at the first frame and at this one: a frame meant for a cell of
@@ -30,8 +31,10 @@ def build_command(exe: str, source: Source, params: ExtractParams) -> list[str]:
     if params.cuts is not None:
         stream = stream.filter("scdet", threshold=params.cuts.threshold)
         stream = stream.filter("metadata", mode="print", key="lavfi.scd.time")
+    needs_extent = params.mode == "count" or params.last_frame
+    extent = extent_of(exe, source, params.source_fps) if needs_extent else None
     width, height = scale_expressions(params.short_side_px, params.upscale)
-    stream = stream.filter("select", select_expression(params))
+    stream = stream.filter("select", select_expression(params, extent))
     stream = stream.filter("scale", w=width, h=height, flags="bicubic").filter("format", "yuvj420p")
     stream = stream.filter("showinfo", checksum=0)
     options = {"c:v": "mjpeg", "q:v": params.quality, "flags:v": "+bitexact", "threads": 1, "fps_mode": "passthrough"}
@@ -54,19 +57,25 @@ def _input_options(source: Source, params: ExtractParams) -> dict[str, object]:
     return options
 
 
-def select_expression(params: ExtractParams) -> str:
+def select_expression(params: ExtractParams, extent: Extent | None = None) -> str:
     """The frames to take: the first of each cell of a time grid that starts with the first frame; or all keyframes.
 
-    Only frames later than the last one taken count: time in the store always moves forward.
+    Only frames later than the last one taken count: time in the store always moves forward. Where the video's extent is
+    not known, as its container tells no times, `count` takes the first frame and `last_frame` takes none.
     """
     if params.mode == "keyframes":
         return "isnan(prev_selected_t)+gt(t,prev_selected_t)"
-    cells = f"*{params.fps!r}" if params.mode == "fps" else f"/{params.every_s!r}"
+    cells = {
+        "fps": f"*{params.fps!r}",
+        "every_s": f"/{params.every_s!r}",
+        "count": f"*{params.count / extent.length_s!r}" if params.count and extent else "*0",
+    }[params.mode]
 
     def cell(t: str) -> str:
         return f"floor(({t}-start_t+{TOLERANCE_S}){cells})"
 
-    return f"isnan(prev_selected_t)+gt({cell('t')},{cell('prev_selected_t')})"
+    last = f"+gte(t,{extent.last_s - TOLERANCE_S!r})" if params.last_frame and extent else ""
+    return f"isnan(prev_selected_t)+gt({cell('t')},{cell('prev_selected_t')}){last}"
 
 
 def scale_expressions(short_side_px: int, upscale: bool) -> tuple[str, str]:

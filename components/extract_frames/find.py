@@ -43,15 +43,18 @@ class Source:
         return hashing.tree_hash(self.path) if self.pattern else hashing.file_hash(self.path)
 
 
-def find_sources(folder: Path, image_folders: bool = False, skip: Collection[str] = ()) -> list[Source]:
+def find_sources(
+    folder: Path, image_folders: bool = False, skip: Collection[str] = (), skip_names: Collection[str] = ()
+) -> list[Source]:
     """All videos below `folder`, sorted by path; with `image_folders`, each folder that holds images is one too.
 
-    What lies below the folders `skip` (paths below `folder`) is no video: tracks and label maps of the videos.
+    What lies below the folders `skip` (paths below `folder`) is no video: tracks and label maps of the videos. Nor is
+    what lies below folders named as in `skip_names`, at any depth.
 
     Links are followed, but no folder is entered twice. Hidden files and files that are not videos are passed over;
     a file with a video's extension is always a source, so that a broken one is reported and not overlooked.
     """
-    found = list(_walk(folder, "", set(), image_folders, skip))
+    found = list(_walk(folder, "", set(), image_folders, skip, skip_names))
     keys = _keys([name if pattern is None else f"{name}/" for _, name, pattern, _ in found])
     return [
         Source(path, name, key, pattern, size) for (path, name, pattern, size), key in zip(found, keys, strict=True)
@@ -59,7 +62,12 @@ def find_sources(folder: Path, image_folders: bool = False, skip: Collection[str
 
 
 def _walk(
-    folder: Path, prefix: str, seen: set[tuple[int, int]], images: bool, skip: Collection[str]
+    folder: Path,
+    prefix: str,
+    seen: set[tuple[int, int]],
+    images: bool,
+    skip: Collection[str],
+    skip_names: Collection[str],
 ) -> Iterator[tuple[Path, str, str | None, int]]:
     """(path, name below the corpus, image pattern, size) in sorted order."""
     identity = folder.stat()
@@ -72,8 +80,8 @@ def _walk(
     for entry in entries:
         name = prefix + os.fsencode(entry.name).decode("utf-8", "backslashreplace")
         if entry.is_dir():
-            if name not in skip:
-                yield from _walk(Path(entry.path), f"{name}/", seen, images, skip)
+            if name not in skip and entry.name not in skip_names:
+                yield from _walk(Path(entry.path), f"{name}/", seen, images, skip, skip_names)
         elif _is_video(entry):
             yield Path(entry.path), name, None, _size(entry)
 

@@ -15,9 +15,11 @@ from components.common.errors import StageError
 from components.common.frame_store_writer import Frame, FrameStoreWriter, VideoRow
 from components.common.jpeg import jpeg_size
 from components.common.outputs import atomic_file
-from components.extract_frames import objects
+from components.extract_frames import objects, palette
 from components.extract_frames.annotations import Tracks
 from components.extract_frames.find import Source
+from components.extract_frames.objects import VideoObjects
+from components.extract_frames.palette import PaletteMasks
 from components.extract_frames.video import BadVideoError, Decoder, Extracted, bad_row
 
 SHOWN = 10  # bad videos named in the error
@@ -32,7 +34,7 @@ class Finished:
     Until the stage is done, they and the frame store lie side by side: the disk must hold the frames twice.
     """
 
-    def __init__(self, folder: Path, tracks: Tracks | None = None) -> None:
+    def __init__(self, folder: Path, tracks: Tracks | PaletteMasks | None = None) -> None:
         self.folder, self.tracks = folder / "finished", tracks
         self.folder.mkdir(parents=True, exist_ok=True)
 
@@ -50,7 +52,7 @@ class Finished:
         if (
             self.tracks is not None
         ):  # here, beside ffmpeg's work: reading a long video's boxes takes a tenth of a second
-            objects.save(self._file(source, OBJECTS), objects.objects_of(extracted, self.tracks))
+            objects.save(self._file(source, OBJECTS), self._objects_of(extracted))
         self._write_table(source, extracted)
         return extracted.video
 
@@ -74,15 +76,23 @@ class Finished:
         """The objects of a finished video."""
         return objects.load(self._file(source, OBJECTS))
 
+    def _objects_of(self, extracted: Extracted) -> VideoObjects:
+        if isinstance(self.tracks, PaletteMasks):
+            return palette.objects_of(extracted, self.tracks)
+        assert self.tracks is not None
+        return objects.objects_of(extracted, self.tracks)
+
     def _with_objects(self, source: Source, frames: Iterator[Frame], n_frames: int) -> Iterator[Frame]:
         assert self.tracks is not None
+        masks = self.tracks if isinstance(self.tracks, PaletteMasks) else None
+        table = masks.table(source.key) if masks is not None and source.key in masks.names else None
         told = objects.per_frame(self.objects(source), self.tracks.label_maps(source.key), n_frames)
         for frame, (own, label_map) in zip(frames, told, strict=True):
             size = jpeg_size(frame.jpeg)
             if label_map is None:
                 yield frame._replace(objects=objects.in_pixels(own, *size))
             else:
-                boxes, labels = objects.with_labels(own, label_map, *size)
+                boxes, labels = objects.with_labels(own, label_map, *size, table)
                 yield frame._replace(objects=boxes, labels=labels)
 
     def _frames(self, source: Source, columns: dict[str, np.ndarray]) -> Iterator[Frame]:
