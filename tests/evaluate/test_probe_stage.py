@@ -13,10 +13,13 @@ import pytest
 import torch
 from PIL import Image
 
+from components.common.config import parse, read_yaml, section_of
 from components.common.scores import read_cells
+from components.download.world.config import WorldParams
 from components.evaluate import scene_score, segmentation_score
 from components.evaluate.class_score import score_predictions
-from tests.evaluate.small import ade20k, evaluate, imagenet, voc
+from components.evaluate.task import get_task
+from tests.evaluate.small import ade20k, evaluate, imagenet, real_data, voc
 
 BENCHMARKS: dict[str, Callable[[Path], Path]] = {
     "linear": imagenet, "voc_fcn": voc, "voc_linear": voc, "ade_linear": ade20k, "ade_upernet": ade20k,
@@ -122,6 +125,30 @@ def test_ade_linear_learns_and_says_what_chose(model: Path, tmp_path: Path) -> N
     assert [row["class"] for row in rows] == ["wall", "2", "3", "4", "tree", "6"] and rows[5]["iou"] is None
     prediction = Image.open(tmp_path / "out/predictions/ADE_val_00000001.png")
     assert prediction.size == (56, 40)
+
+
+def test_real_scenes_of_any_size(model: Path, tmp_path: Path) -> None:
+    """Three real pictures, learnt and tested: 150 classes, named by the release's table."""
+    root = real_data("ade20k_mini")
+    changes: dict[str, Any] = {"num_classes": 150, "train_set": "validation", "iterations": 2, "lr": [1e-3]}
+    assert evaluate(tmp_path, "ade_linear", model, root, protocol="ibot", **changes) == 0
+    found = result(tmp_path)
+    assert found["protocol"] == "ibot linear, crops 32, 2 iterations of 2" and 0 <= found["metrics"]["miou"] <= 1
+    rows = pq.read_table(tmp_path / "out/details.parquet").to_pylist()
+    assert [row["class"] for row in rows[:3]] == ["wall", "building", "sky"] and len(rows) == 150
+    for file in (root / "annotations").glob("*.png"):
+        assert Image.open(tmp_path / "out/predictions" / file.name).size == Image.open(file).size
+
+
+@pytest.mark.parametrize("file", ["params.yaml", "recipes/published/evaluate.yaml"])
+def test_profiles_are_valid_and_have_a_benchmark(file: str) -> None:
+    folder = Path(__file__).parents[2]
+    document, own = read_yaml(folder / file), read_yaml(folder / "params.yaml")
+    for task in BENCHMARKS:
+        args = parse(get_task(task).Args, section_of(document, "evaluate", task), file)
+        assert args.seed == 0
+        world = parse(WorldParams, section_of(own, "download", task), file)
+        assert world.train_clips and world.val_clips
 
 
 @pytest.mark.parametrize(
