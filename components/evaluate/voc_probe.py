@@ -71,7 +71,10 @@ def run_probe(
     """
     from components.evaluate import probe
     from components.evaluate.features import extract, patch_features
+    from components.evaluate.taps import whole_patches
 
+    input_px, notes = whole_patches(args.input_px, encoder.patch_size)
+    args = args.model_copy(update={"input_px": input_px})
     train = read_voc(benchmark, args.train_set, args.train_masks)
     val = read_voc(benchmark, args.val_set, args.val_masks)
     n_classes = count_classes([*train.masks, *val.masks], args.num_classes)
@@ -104,6 +107,7 @@ def run_probe(
         data_variant=f"{args.train_set}/{args.val_set}: {len(train.names)} train, {len(val.names)} val pictures, "
         f"{n_classes} classes",
         rows=seg.class_rows(counts, names),
+        notes=notes,
     )
 
 

@@ -114,7 +114,7 @@ def test_ade_linear_learns_and_says_what_chose(model: Path, tmp_path: Path) -> N
     found = result(tmp_path)
     assert found["metrics"]["miou"] > 0.3 and set(found["metrics"]) == {"miou", "macc", "aacc"}
     assert found["notes"] == [
-        "crops of 32 px instead of 35, a multiple of the 8-pixel patch",
+        "the network sees 32 px instead of 35, a multiple of the 8-pixel patch",
         "lr 0.05 chosen by mIoU on 2 held-out training pictures",
     ]
     sweep = pq.read_table(tmp_path / "out/sweep.parquet").to_pylist()
@@ -138,6 +138,13 @@ def test_real_scenes_of_any_size(model: Path, tmp_path: Path) -> None:
     assert [row["class"] for row in rows[:3]] == ["wall", "building", "sky"] and len(rows) == 150
     for file in (root / "annotations").glob("*.png"):
         assert Image.open(tmp_path / "out/predictions" / file.name).size == Image.open(file).size
+
+
+@pytest.mark.parametrize("task", ["voc_linear", "linear"])
+def test_a_side_of_no_whole_patches_is_rounded_and_said(task: str, model: Path, tmp_path: Path) -> None:
+    changes = {"input_px": 30} if task == "voc_linear" else {"crop_px": 30, "resize_px": 31}
+    assert evaluate(tmp_path, task, model, BENCHMARKS[task](tmp_path / "b"), **changes) == 0
+    assert "the network sees 24 px instead of 30, a multiple of the 8-pixel patch" in result(tmp_path)["notes"]
 
 
 @pytest.mark.parametrize("file", ["params.yaml", "recipes/published/evaluate.yaml"])

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -52,7 +52,7 @@ class Args(SceneParams):
 
     protocol: Literal["bn", "ibot"] = "bn"
     batch_norm: bool = Field(description="normalise the concatenated features over the batch")
-    lr: list[float] = Field(min_length=1, description="one head each")
+    lr: list[Annotated[float, Field(gt=0)]] = Field(min_length=1, description="one head each")
     held_out: int = Field(500, gt=0, description="training pictures that choose among several rates")
 
     @model_validator(mode="before")
