@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -82,6 +84,9 @@ def test_killed_and_restarted_it_ends_with_the_same_bytes(
     again = score_again(task, root, tmp_path / "out")
     assert again and {name: found["metrics"][name] for name in again} == again
     assert pq.read_table(tmp_path / "out/details.parquet").num_rows > 0
+    if task.startswith("ade"):
+        with Image.open(tmp_path / "out/scenes.png") as sheet:
+            assert (128, 0, 0) in {colour for _, colour in sheet.getcolors(1 << 20)}  # the legend's square of class 1
     with Image.open(tmp_path / f"out/{PICTURES.get(task, 'segmentation')}.png") as picture:
         assert picture.width > 100
     (tmp_path / "metrics").mkdir()
@@ -138,6 +143,13 @@ def test_real_scenes_of_any_size(model: Path, tmp_path: Path) -> None:
     assert [row["class"] for row in rows[:3]] == ["wall", "building", "sky"] and len(rows) == 150
     for file in (root / "annotations").glob("*.png"):
         assert Image.open(tmp_path / "out/predictions" / file.name).size == Image.open(file).size
+
+
+def test_score_commands_need_no_torch() -> None:
+    names = ", ".join(f"components.evaluate.tasks.{task}" for task in BENCHMARKS)
+    code = f"import sys, {names}; print(sorted({{'torch', 'timm', 'mlflow', 'dvc'}} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
 
 
 @pytest.mark.parametrize("task", ["voc_linear", "linear"])
