@@ -7,6 +7,7 @@ mIoU = mean_i n_ii / (t_i + sum_j n_ji - n_ii). Means are over the classes for w
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -86,3 +87,15 @@ def score_folders(truth: Path, predicted: Path, n_classes: int = N_CLASSES) -> d
     counts = score_maps([(truth / name, predicted / name) for name in names], n_classes)
     rows = class_rows(counts, [str(i) for i in range(1, n_classes + 1)])
     return {"metrics": figures(counts), "classes": rows, "n": len(names)}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Those of the `score` command."""
+    parser.add_argument("--gt", type=Path, required=True, help="folder of true label maps (PNG, 0 = other)")
+    parser.add_argument("--pred", type=Path, required=True, help="folder of predicted ones with the same names")
+    parser.add_argument("--num-classes", type=int, default=N_CLASSES, help="labels are 1..N")
+
+
+def score_command(args: argparse.Namespace) -> dict[str, Any]:
+    """What `score` writes."""
+    return score_folders(args.gt, args.pred, args.num_classes)

@@ -13,12 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from components.evaluate import scene_score
-from components.evaluate.images import ahead, read_index, read_rgb, write_index
+from components.evaluate import prediction_sheet, scene_score
+from components.evaluate.images import ahead, read_rgb, write_index
 from components.evaluate.layouts.ade20k import N_CLASSES, Scenes, class_names, read_scene
 from components.evaluate.scene_views import Recipe, View, draw, scaled
 from components.evaluate.seeds import rng_of
-from components.evaluate.sheets import comparison_sheet, overlay
 from components.evaluate.task import Job, Row, TaskParams, TaskResult
 
 if TYPE_CHECKING:
@@ -184,31 +183,21 @@ def result(
 
     counts = scene_score.score_maps(pairs(val, predicted), args.num_classes)
     shutil.copytree(predicted, job.details / "predictions")
-    sheet(job.details / "scenes.png", val, predicted, args.pictures)
+    names = class_names(benchmark, args.num_classes)
+    prediction_sheet.draw(job.details / "scenes.png", val, predicted, args.pictures, dict(enumerate(names, start=1)))
     return TaskResult(
         protocol=protocol,
         metrics=scene_score.figures(counts),
         primary="miou",
         data_variant=f"{args.train_set}/{args.val_set}: {len(train.names)} train, {len(val.names)} val pictures, "
         f"{args.num_classes} classes, {int((counts.sum(1) > 0).sum())} of them in val",
-        rows=scene_score.class_rows(counts, class_names(benchmark, args.num_classes)),
+        rows=scene_score.class_rows(counts, names),
     )
 
 
 def pairs(scenes: Scenes, predicted: Path) -> list[tuple[Path, Path]]:
     """(true, predicted) label maps."""
     return [(mask, predicted / f"{name}.png") for name, mask in zip(scenes.names, scenes.masks, strict=True)]
-
-
-def sheet(file: Path, val: Scenes, predicted: Path, n: int) -> None:
-    """Pictures spread over the split: image, truth, prediction."""
-    rows = []
-    for i in np.unique(np.linspace(0, len(val.names) - 1, n).astype(int)) if n else []:
-        image = np.array(read_rgb(val.images[i]))
-        truth, found = read_index(val.masks[i]), read_index(predicted / f"{val.names[i]}.png")
-        rows.append((image, overlay(image, truth), overlay(image, found)))
-    if rows:
-        comparison_sheet(("image", "truth", "prediction"), rows).save(file)
 
 
 def loss_rows(losses: list[float], rates: Callable[[int], float], n: int = 50) -> list[Row]:

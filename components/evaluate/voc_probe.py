@@ -16,8 +16,8 @@ from components.evaluate import segmentation_score as seg
 from components.evaluate.crops import random_box
 from components.evaluate.images import ahead, read_index, read_rgb, size_of, write_index
 from components.evaluate.layouts.voc import CLASSES, Segmentation, read_voc
+from components.evaluate.prediction_sheet import draw
 from components.evaluate.seeds import rng_of
-from components.evaluate.sheets import comparison_sheet, overlay
 from components.evaluate.task import Job, TaskParams, TaskResult
 
 if TYPE_CHECKING:
@@ -71,7 +71,10 @@ def run_probe(
     """
     from components.evaluate import probe
     from components.evaluate.features import extract, patch_features
+    from components.evaluate.taps import whole_patches
 
+    input_px, notes = whole_patches(args.input_px, encoder.patch_size)
+    args = args.model_copy(update={"input_px": input_px})
     train = read_voc(benchmark, args.train_set, args.train_masks)
     val = read_voc(benchmark, args.val_set, args.val_masks)
     n_classes = count_classes([*train.masks, *val.masks], args.num_classes)
@@ -95,8 +98,8 @@ def run_probe(
         [(mask, job.details / "predictions" / f"{n}.png") for n, mask in zip(val.names, val.masks, strict=True)],
         n_classes,
     )
-    draw(job.details / "segmentation.png", val, job.details / "predictions", args.pictures)
     names = CLASSES if n_classes == len(CLASSES) else [str(i) for i in range(n_classes)]
+    draw(job.details / "segmentation.png", val, job.details / "predictions", args.pictures, dict(enumerate(names)))
     return TaskResult(
         protocol=f"{protocol}, input {args.input_px}, labels {args.label_px}",
         metrics={**seg.figures(counts), **{f"{k}_native": v for k, v in seg.figures(native).items()}},
@@ -104,6 +107,7 @@ def run_probe(
         data_variant=f"{args.train_set}/{args.val_set}: {len(train.names)} train, {len(val.names)} val pictures, "
         f"{n_classes} classes",
         rows=seg.class_rows(counts, names),
+        notes=notes,
     )
 
 
@@ -208,14 +212,3 @@ def predict(
         counts += seg.confusion(small_labels(mask, args.label_px, n_classes), small, n_classes)
         write_index(job.details / "predictions" / f"{name}.png", native)
     return counts
-
-
-def draw(file: Path, val: Segmentation, predictions: Path, n: int) -> None:
-    """Pictures spread over the split: image, truth, prediction."""
-    rows = []
-    for i in np.unique(np.linspace(0, len(val.names) - 1, n).astype(int)) if n else []:
-        image = np.array(read_rgb(val.images[i]))
-        truth, found = read_index(val.masks[i]), read_index(predictions / f"{val.names[i]}.png")
-        rows.append((image, overlay(image, truth), overlay(image, found)))
-    if rows:
-        comparison_sheet(("image", "truth", "prediction"), rows).save(file)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,10 +15,13 @@ import pytest
 import torch
 from PIL import Image
 
+from components.common.config import parse, read_yaml, section_of
 from components.common.scores import read_cells
+from components.download.world.config import WorldParams
 from components.evaluate import scene_score, segmentation_score
 from components.evaluate.class_score import score_predictions
-from tests.evaluate.small import ade20k, evaluate, imagenet, voc
+from components.evaluate.task import get_task
+from tests.evaluate.small import ade20k, evaluate, imagenet, real_data, voc
 
 BENCHMARKS: dict[str, Callable[[Path], Path]] = {
     "linear": imagenet, "voc_fcn": voc, "voc_linear": voc, "ade_linear": ade20k, "ade_upernet": ade20k,
@@ -79,6 +84,9 @@ def test_killed_and_restarted_it_ends_with_the_same_bytes(
     again = score_again(task, root, tmp_path / "out")
     assert again and {name: found["metrics"][name] for name in again} == again
     assert pq.read_table(tmp_path / "out/details.parquet").num_rows > 0
+    if task.startswith("ade"):
+        with Image.open(tmp_path / "out/scenes.png") as sheet:
+            assert (128, 0, 0) in {colour for _, colour in sheet.getcolors(1 << 20)}  # the legend's square of class 1
     with Image.open(tmp_path / f"out/{PICTURES.get(task, 'segmentation')}.png") as picture:
         assert picture.width > 100
     (tmp_path / "metrics").mkdir()
@@ -111,7 +119,7 @@ def test_ade_linear_learns_and_says_what_chose(model: Path, tmp_path: Path) -> N
     found = result(tmp_path)
     assert found["metrics"]["miou"] > 0.3 and set(found["metrics"]) == {"miou", "macc", "aacc"}
     assert found["notes"] == [
-        "crops of 32 px instead of 35, a multiple of the 8-pixel patch",
+        "the network sees 32 px instead of 35, a multiple of the 8-pixel patch",
         "lr 0.05 chosen by mIoU on 2 held-out training pictures",
     ]
     sweep = pq.read_table(tmp_path / "out/sweep.parquet").to_pylist()
@@ -122,6 +130,44 @@ def test_ade_linear_learns_and_says_what_chose(model: Path, tmp_path: Path) -> N
     assert [row["class"] for row in rows] == ["wall", "2", "3", "4", "tree", "6"] and rows[5]["iou"] is None
     prediction = Image.open(tmp_path / "out/predictions/ADE_val_00000001.png")
     assert prediction.size == (56, 40)
+
+
+def test_real_scenes_of_any_size(model: Path, tmp_path: Path) -> None:
+    """Three real pictures, learnt and tested: 150 classes, named by the release's table."""
+    root = real_data("ade20k_mini")
+    changes: dict[str, Any] = {"num_classes": 150, "train_set": "validation", "iterations": 2, "lr": [1e-3]}
+    assert evaluate(tmp_path, "ade_linear", model, root, protocol="ibot", **changes) == 0
+    found = result(tmp_path)
+    assert found["protocol"] == "ibot linear, crops 32, 2 iterations of 2" and 0 <= found["metrics"]["miou"] <= 1
+    rows = pq.read_table(tmp_path / "out/details.parquet").to_pylist()
+    assert [row["class"] for row in rows[:3]] == ["wall", "building", "sky"] and len(rows) == 150
+    for file in (root / "annotations").glob("*.png"):
+        assert Image.open(tmp_path / "out/predictions" / file.name).size == Image.open(file).size
+
+
+def test_score_commands_need_no_torch() -> None:
+    names = ", ".join(f"components.evaluate.tasks.{task}" for task in BENCHMARKS)
+    code = f"import sys, {names}; print(sorted({{'torch', 'timm', 'mlflow', 'dvc'}} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("task", ["voc_linear", "linear"])
+def test_a_side_of_no_whole_patches_is_rounded_and_said(task: str, model: Path, tmp_path: Path) -> None:
+    changes = {"input_px": 30} if task == "voc_linear" else {"crop_px": 30, "resize_px": 31}
+    assert evaluate(tmp_path, task, model, BENCHMARKS[task](tmp_path / "b"), **changes) == 0
+    assert "the network sees 24 px instead of 30, a multiple of the 8-pixel patch" in result(tmp_path)["notes"]
+
+
+@pytest.mark.parametrize("file", ["params.yaml", "recipes/published/evaluate.yaml"])
+def test_profiles_are_valid_and_have_a_benchmark(file: str) -> None:
+    folder = Path(__file__).parents[2]
+    document, own = read_yaml(folder / file), read_yaml(folder / "params.yaml")
+    for task in BENCHMARKS:
+        args = parse(get_task(task).Args, section_of(document, "evaluate", task), file)
+        assert args.seed == 0
+        world = parse(WorldParams, section_of(own, "download", task), file)
+        assert world.train_clips and world.val_clips
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from components.evaluate.scene_views import Recipe, affine, distort, draw, scale
 from components.evaluate.score_cli import score_main
 from components.evaluate.seeds import rng_of
 from components.evaluate.sliding import slide, starts
-from components.evaluate.tasks.ade_upernet import Args, _arguments, _score
+from components.evaluate.tasks.ade_upernet import Args
 from tests.evaluate.small import ade20k, real_data, write_image
 
 HOW = Args.model_validate({}).recipe(512)
@@ -102,7 +102,12 @@ def test_figures_equal_a_loop_and_the_command_gives_them(tmp_path: Path) -> None
         write_image(tmp_path / f"gt/{i}.png", truth[i])
         write_image(tmp_path / f"pred/{i}.png", predicted[i])
     argv = ["score", "--gt", str(tmp_path / "gt"), "--pred", str(tmp_path / "pred"), "--json", str(tmp_path / "o.json")]
-    assert score_main("ade_upernet", "help", _arguments, _score, [*argv, "--num-classes", "8"]) == 0
+    assert (
+        score_main(
+            "ade_upernet", "help", scene_score.add_arguments, scene_score.score_command, [*argv, "--num-classes", "8"]
+        )
+        == 0
+    )
     found = json.loads((tmp_path / "o.json").read_text())
     expected = dict(zip(("miou", "macc", "aacc"), naive(truth, predicted, 8), strict=True))
     assert found["metrics"] == pytest.approx(expected, abs=1e-12) and found["n"] == 3

@@ -85,7 +85,7 @@ def test_tap_blocks_are_the_published_ones() -> None:
     assert tap_blocks(12, "last") == [8, 9, 10, 11]
     assert all(0 <= b < d for d in (1, 2, 3, 4) for w in ("spread", "last") for b in tap_blocks(d, w))  # type: ignore[arg-type]
     assert whole_patches(512, 16) == (512, []) and whole_patches(512, 14)[0] == 504
-    assert whole_patches(512, 14)[1] == ["crops of 504 px instead of 512, a multiple of the 14-pixel patch"]
+    assert whole_patches(512, 14)[1] == ["the network sees 504 px instead of 512, a multiple of the 14-pixel patch"]
 
 
 def test_taps_and_positions(model: Path) -> None:

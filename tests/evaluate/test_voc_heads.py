@@ -91,7 +91,7 @@ def test_a_killed_training_ends_the_same_to_the_bit(kind: str, tmp_path: Path) -
 
 def test_a_loss_that_is_no_number_is_said() -> None:
     features, labels = blobs()
-    how = Schedule(9, 3, 1e30, 0.9, 0.0, 20, 0.1, shuffle=False)
+    how = Schedule(9, 3, 3e38, 0.9, 0.0, 20, 0.1, shuffle=False)
     with pytest.raises(StageError, match="the loss is no number any more in epoch"):
         list(fit(make_head(6, 3, generator()), len(features), feed(features, labels), how, 0))
 

@@ -12,14 +12,13 @@ chooses.
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from components.evaluate import scene_score
-from components.evaluate.layouts.ade20k import N_CLASSES, Scenes, read_ade20k
+from components.evaluate.layouts.ade20k import Scenes, read_ade20k
+from components.evaluate.scene_score import add_arguments, figures, score_command, score_maps
 from components.evaluate.scene_task import (
     Look,
     SceneParams,
@@ -52,7 +51,7 @@ class Args(SceneParams):
 
     protocol: Literal["bn", "ibot"] = "bn"
     batch_norm: bool = Field(description="normalise the concatenated features over the batch")
-    lr: list[float] = Field(min_length=1, description="one head each")
+    lr: list[Annotated[float, Field(gt=0)]] = Field(min_length=1, description="one head each")
     held_out: int = Field(500, gt=0, description="training pictures that choose among several rates")
 
     @model_validator(mode="before")
@@ -100,9 +99,7 @@ def run(encoder: Encoder, benchmark: Path, args: Args, job: Job) -> TaskResult:
     for number, row in enumerate(sweep if held.names else []):
         folder = job.cache / f"held_out_{number}"
         predict(held, folder, scores_of(number), args, crop_px, look, job)
-        row["held_out_miou"] = scene_score.figures(scene_score.score_maps(pairs(held, folder), args.num_classes))[
-            "miou"
-        ]
+        row["held_out_miou"] = figures(score_maps(pairs(held, folder), args.num_classes))["miou"]
     best = max(range(len(sweep)), key=lambda i: sweep[i]["held_out_miou"] or 0.0)
     predict(val, job.cache / "predictions", scores_of(best), args, crop_px, look, job)
     name = f"{args.protocol} linear, crops {crop_px}, {args.iterations} iterations of {args.batch_size}"
@@ -142,15 +139,5 @@ def build_heads(dim: int, args: Args) -> nn.ModuleList:
     return heads
 
 
-def _score(args: argparse.Namespace) -> dict[str, Any]:
-    return scene_score.score_folders(args.gt, args.pred, args.num_classes)
-
-
-def _arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--gt", type=Path, required=True, help="folder of true label maps (PNG, 0 = other)")
-    parser.add_argument("--pred", type=Path, required=True, help="folder of predicted ones with the same names")
-    parser.add_argument("--num-classes", type=int, default=N_CLASSES, help="labels are 1..N")
-
-
 if __name__ == "__main__":
-    raise SystemExit(score_main("ade_linear", "mIoU, mAcc, aAcc of predicted label maps", _arguments, _score))
+    raise SystemExit(score_main("ade_linear", "mIoU, mAcc, aAcc of predicted label maps", add_arguments, score_command))

@@ -11,14 +11,13 @@ weights: ViT-S/16 45.4 mIoU, ViT-B/16 50.0.
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, model_validator
 
-from components.evaluate import scene_score
-from components.evaluate.layouts.ade20k import N_CLASSES, read_ade20k
+from components.evaluate.layouts.ade20k import read_ade20k
+from components.evaluate.scene_score import add_arguments, score_command
 from components.evaluate.scene_task import Look, SceneParams, batches, columns, loss_rows, pixel_loss, predict, result
 from components.evaluate.score_cli import score_main
 from components.evaluate.task import Job, TaskResult, task
@@ -106,15 +105,7 @@ def build(encoder: Encoder, args: Args, crop_px: int) -> nn.Module:
     return Segmenter(backbone, tap_blocks(len(backbone.blocks), args.taps), args.norm_taps, head)
 
 
-def _score(args: argparse.Namespace) -> dict[str, Any]:
-    return scene_score.score_folders(args.gt, args.pred, args.num_classes)
-
-
-def _arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--gt", type=Path, required=True, help="folder of true label maps (PNG, 0 = other)")
-    parser.add_argument("--pred", type=Path, required=True, help="folder of predicted ones with the same names")
-    parser.add_argument("--num-classes", type=int, default=N_CLASSES, help="labels are 1..N")
-
-
 if __name__ == "__main__":
-    raise SystemExit(score_main("ade_upernet", "mIoU, mAcc, aAcc of predicted label maps", _arguments, _score))
+    raise SystemExit(
+        score_main("ade_upernet", "mIoU, mAcc, aAcc of predicted label maps", add_arguments, score_command)
+    )

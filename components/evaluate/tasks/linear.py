@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from components.evaluate.features import FeatureBank
     from components.evaluate.linear_sweep import Sweep
 
+RATES = [m * 10.0**e for e in range(-4, 1) for m in range(1, 10)]
 SMALL_DIM = 384  # up to the width of ViT-S the published features are four class tokens
 
 
@@ -51,7 +52,7 @@ class Args(TaskParams):
     crop_scale: tuple[float, float] = Field((0.08, 1.0), description="share of the area of a random crop")
     crop_ratio: tuple[float, float] = Field((3 / 4, 4 / 3), description="its width / height")
     flip: float = Field(0.5, ge=0, le=1)
-    lrs: list[float] = Field([m * 10**e for e in range(-4, 1) for m in range(1, 10)], min_length=1)
+    lrs: list[Annotated[float, Field(gt=0)]] = Field(RATES, min_length=1)
     lr_batch: int | None = Field(256, gt=0, description="batch the rates are meant for; null: never scaled")
     batch_size: int = Field(1024, gt=0)
     epochs: int = Field(100, gt=0)

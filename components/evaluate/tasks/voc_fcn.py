@@ -10,14 +10,13 @@ area and mirror images; mIoU at 100x100 over all classes. Leopart ViT-S/16 71.4.
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from components.evaluate import segmentation_score as seg
 from components.evaluate.score_cli import score_main
+from components.evaluate.segmentation_score import add_arguments, score_command
 from components.evaluate.task import Job, TaskResult, task
 from components.evaluate.voc_probe import ProbeParams, run_probe
 
@@ -51,15 +50,5 @@ def run(encoder: Encoder, benchmark: Path, args: Args, job: Job) -> TaskResult:
     return run_probe(encoder, benchmark, args, job, head, f"leopart fcn on {args.head_grid}", grid)
 
 
-def _score(args: argparse.Namespace) -> dict[str, Any]:
-    return seg.score_folders(args.gt, args.pred, args.num_classes)
-
-
-def _arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--gt", type=Path, required=True, help="folder of true label maps (PNG, 255 = void)")
-    parser.add_argument("--pred", type=Path, required=True, help="folder of predicted ones with the same names")
-    parser.add_argument("--num-classes", type=int, required=True, help="labels are 0..N-1")
-
-
 if __name__ == "__main__":
-    raise SystemExit(score_main("voc_fcn", "mIoU of predicted label maps", _arguments, _score))
+    raise SystemExit(score_main("voc_fcn", "mIoU of predicted label maps", add_arguments, score_command))

@@ -15,14 +15,13 @@ protocols, whose figures must not be mixed:
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import model_validator
 
-from components.evaluate import segmentation_score as seg
 from components.evaluate.score_cli import score_main
+from components.evaluate.segmentation_score import add_arguments, score_command
 from components.evaluate.task import Job, TaskResult, task
 from components.evaluate.voc_probe import ProbeParams, run_probe
 
@@ -59,15 +58,5 @@ def run(encoder: Encoder, benchmark: Path, args: Args, job: Job) -> TaskResult:
     return run_probe(encoder, benchmark, args, job, lambda d, n: make_head(d, n, start), f"{args.protocol} linear")
 
 
-def _score(args: argparse.Namespace) -> dict[str, Any]:
-    return seg.score_folders(args.gt, args.pred, args.num_classes)
-
-
-def _arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--gt", type=Path, required=True, help="folder of true label maps (PNG, 255 = void)")
-    parser.add_argument("--pred", type=Path, required=True, help="folder of predicted ones with the same names")
-    parser.add_argument("--num-classes", type=int, required=True, help="labels are 0..N-1")
-
-
 if __name__ == "__main__":
-    raise SystemExit(score_main("voc_linear", "mIoU of predicted label maps", _arguments, _score))
+    raise SystemExit(score_main("voc_linear", "mIoU of predicted label maps", add_arguments, score_command))
