@@ -42,6 +42,10 @@ class Rule:
     uvos: bool
     batch_clips: int
 
+    def __post_init__(self) -> None:
+        if self.void == "label" and self.average == "all":
+            raise StageError("void as a label goes with the labels present, not with all of them")
+
 
 @dataclass
 class Scores:

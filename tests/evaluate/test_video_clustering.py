@@ -189,7 +189,7 @@ def test_real_videos(model: Path, tmp_path: Path) -> None:
     ("params", "message"),
     [
         ({"primary_scope": "frame", "scopes": ["clip"]}, "primary_scope 'frame' is not among the scopes"),
-        ({"void": "label", "average": "all"}, "void: label counts the labels present"),
+        ({"void": "label", "average": "all"}, "void as a label goes with the labels present, not with all of them"),
         ({"clusters": ["tg"]}, "'clusters"),
         ({"split": "train"}, "no split 'train'"),
         ({"clusters": [5000]}, "5000 clusters of 576 points"),
