@@ -77,10 +77,10 @@ def child(folder: Path, pictures: int, queries: int) -> None:
     import torch
 
     from components.common.progress import Progress
+    from components.evaluate.augment import Augment
     from components.evaluate.features import FeatureBank, save
     from components.evaluate.hummingbird import Asking, Filling, answers, fill
     from components.evaluate.layouts.voc import Segmentation
-    from components.evaluate.shaken import Shake
 
     rng = np.random.default_rng(0)
     names = [str(i) for i in range(4)]
@@ -94,8 +94,8 @@ def child(folder: Path, pictures: int, queries: int) -> None:
         return torch.randn(len(pixels), grid, grid, DIM, generator=generator)
 
     save(folder / "q.npy", rng.normal(size=(queries, grid, grid, DIM)).astype(np.float32))
-    shake = Shake((0.5, 2.0), (3 / 4, 4 / 3), 0.1, 0.5)
-    how = Filling(SIDE, PATCH, LABELS, None, pictures // len(names), shake, seed=0, batch=8, workers=2)
+    augment = Augment((0.5, 2.0), (3 / 4, 4 / 3), 0.1, 0.5)
+    how = Filling(SIDE, PATCH, LABELS, None, pictures // len(names), augment, seed=0, batch=8, workers=2)
     forward(torch.zeros(8, 1))
     before = peak_bytes()
     with Progress(pictures, "pictures") as progress:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from components.common.errors import StageError
 from components.common.progress import Progress
+from components.evaluate.augment import Augment, augmented
 from components.evaluate.features import FeatureBank
 from components.evaluate.images import ahead, read_index, read_rgb
 from components.evaluate.layouts.voc import VOID, Segmentation
@@ -29,7 +30,6 @@ from components.evaluate.memory import (
     vote,
 )
 from components.evaluate.segmentation_score import check_labels
-from components.evaluate.shaken import Shake, shaken
 from components.evaluate.stills import square, square_labels
 
 Forward = Callable[[Tensor], Tensor]
@@ -45,7 +45,7 @@ class Filling:
         n_classes: labels are 0..n_classes-1; void becomes 0.
         limit: patches in the memory at most; None takes all.
         epochs: passes over the list.
-        shake: random crops and colours; None takes whole pictures.
+        augment: random crops and colours; None takes whole pictures.
         seed: of crops, colours and of which patches are taken.
         batch, workers: pictures a forward pass, and threads that read.
     """
@@ -55,7 +55,7 @@ class Filling:
     n_classes: int
     limit: int | None
     epochs: int
-    shake: Shake | None
+    augment: Augment | None
     seed: int
     batch: int
     workers: int
@@ -72,13 +72,13 @@ class Filling:
     def look(self, number: int, data: Segmentation) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         """Picture and labels `number`, counted through all passes."""
         image, mask = (files[number % len(data.names)] for files in (data.images, data.masks))
-        if self.shake is None:
+        if self.augment is None:
             pixels, labels = square(image, self.side), square_labels(mask, self.side, self.n_classes)
         else:
             truth = read_index(mask)
             check_labels(truth[truth != VOID], self.n_classes, mask)
             rng = np.random.default_rng((self.seed, number, 0))
-            pixels, labels = shaken(read_rgb(image), Image.fromarray(truth), self.side, self.shake, rng)
+            pixels, labels = augmented(read_rgb(image), Image.fromarray(truth), self.side, self.augment, rng)
         return pixels, np.where(labels == VOID, np.uint8(0), labels)
 
 

@@ -42,6 +42,10 @@ class Rule:
     uvos: bool
     batch_clips: int
 
+    def __post_init__(self) -> None:
+        if self.void == "label" and self.average == "all":
+            raise StageError("void as a label goes with the labels present, not with all of them")
+
 
 @dataclass
 class Scores:
@@ -109,7 +113,8 @@ class Unit:
 def _units(video: MaskedVideo, folder: Path, scope: Scope, rule: Rule) -> Iterator[Unit]:
     """A unit a frame, or one for the video."""
     numbers = {file.stem: number for number, file in enumerate(video.masks)}
-    stems, total = [], np.zeros((1, 1), np.int64)
+    stems: list[str] = []
+    total = np.zeros((1, 1), np.int64)
     for stem, file in maps_in(folder).items():
         if stem not in numbers:
             raise StageError(f"a cluster map of a frame that has no mask in video {video.name}", where=file)

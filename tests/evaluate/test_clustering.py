@@ -54,6 +54,11 @@ def test_kmeans_finds_groups_and_repeats_itself() -> None:
     np.testing.assert_allclose(norms, 1, atol=1e-5)
     with pytest.raises(StageError, match="500 clusters of 400 points"):
         how.fit(x, 500, seed=0)
+    np.testing.assert_allclose(
+        how.fit(x[:200], 1, seed=1)[0], x[:200].mean(0), atol=1e-3
+    )  # a frame of background alone
+    alike = how.fit(np.ones((50, 6), np.float32), 3, seed=1)
+    assert np.isfinite(alike).all() and set(nearest(np.ones((5, 6), np.float32), alike)) <= {0, 1, 2}
 
 
 def test_training_points_are_drawn_without_replacement() -> None:

@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from components.common.scores import read_cells
+from components.evaluate.augment import Augment, augmented, crop_box, jittered
 from components.evaluate.memory import (
     MemoryFile,
     nearest_keys,
@@ -24,13 +25,11 @@ from components.evaluate.memory import (
     vote,
 )
 from components.evaluate.score_cli import score_main
-from components.evaluate.shaken import Shake, crop_box, jittered, shaken
 from components.evaluate.tasks.retrieval import Args, _arguments, _score
 from tests.evaluate.small import evaluate, voc, write_labels
 from tests.evaluate.test_matching import best_matchings, naive_miou
 
 TASK = "retrieval"
-SHAKE = Shake((0.5, 2.0), (3 / 4, 4 / 3), 0.1, 0.5)
 
 
 def result(folder: Path, out: str = "out") -> dict[str, Any]:
@@ -128,7 +127,7 @@ def test_crops_stay_inside_and_labels_follow() -> None:
     ramp = np.arange(60 * 40).reshape(40, 60) % 251
     image = Image.fromarray(np.repeat(ramp[..., None], 3, axis=2).astype(np.uint8))
     labels = Image.fromarray(ramp.astype(np.uint8))
-    still = Shake((0.5, 2.0), (3 / 4, 4 / 3), 0.1, 0.0)
+    still = Augment((0.5, 2.0), (3 / 4, 4 / 3), 0.1, 0.0)
     shares = []
     for _ in range(60):
         left, top, right, bottom = crop_box(60, 40, still, rng)
@@ -136,9 +135,9 @@ def test_crops_stay_inside_and_labels_follow() -> None:
         assert 0.7 < (right - left) / (bottom - top) < 1.4
         shares.append((right - left) * (bottom - top) / 2400)
     assert min(shares) > 0.48 and max(shares) <= 1 and np.std(shares) > 0.02
-    assert crop_box(100, 20, Shake((3, 3), (3 / 4, 4 / 3), 0, 0), rng) == (36, 0, 63, 20)  # none fits: the centre
+    assert crop_box(100, 20, Augment((3, 3), (3 / 4, 4 / 3), 0, 0), rng) == (36, 0, 63, 20)  # none fits: the centre
     seed = np.random.default_rng(9)
-    pixels, truth = shaken(image, labels, 30, still, seed)
+    pixels, truth = augmented(image, labels, 30, still, seed)
     assert pixels.shape == (30, 30, 3) and truth.shape == (30, 30)
     again = np.random.default_rng(9)
     [again.random() for _ in range(4)]  # the four jitters that did not come
@@ -148,9 +147,9 @@ def test_crops_stay_inside_and_labels_follow() -> None:
 
 def test_jitter_is_mild_and_by_chance() -> None:
     image = Image.fromarray(np.random.default_rng(0).integers(60, 190, (16, 16, 3)).astype(np.uint8))
-    none = jittered(image, Shake((1, 1), (1, 1), 0.1, 0.0), np.random.default_rng(0))
+    none = jittered(image, Augment((1, 1), (1, 1), 0.1, 0.0), np.random.default_rng(0))
     assert np.array_equal(np.array(none), np.array(image))
-    always = Shake((1, 1), (1, 1), 0.1, 1.0)
+    always = Augment((1, 1), (1, 1), 0.1, 1.0)
     others = [np.array(jittered(image, always, np.random.default_rng(seed))).astype(int) for seed in range(10)]
     changes = [np.abs(other - np.array(image)).mean() for other in others]
     assert all(1 < change < 45 for change in changes)

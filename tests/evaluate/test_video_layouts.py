@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 from components.common.errors import StageError
+from components.common.progress import Progress
+from components.download.world import WorldParams, write_world
 from components.evaluate.images import read_index
 from components.evaluate.layouts.video_masks import read_videos
 from tests.evaluate.small import davis, real_data, write_image, write_labels, write_list, ytvos
@@ -144,3 +146,14 @@ def test_broken_trees(tmp_path: Path) -> None:
 def test_real_sparse_masks() -> None:
     videos = read_videos(real_data("pumavos"), "davis", "2017/sparse")
     assert [(v.name, len(v.frames)) for v in videos] == [("caps", 5)]
+
+
+def test_the_sample_world_is_read(tmp_path: Path) -> None:
+    params = WorldParams(
+        layouts=["ytvos"], train_clips=0, val_clips=2, clip_s=1, fps=11, width_px=96, height_px=64, workers=1
+    )
+    with Progress(0, "clips") as progress:
+        write_world(params, tmp_path / "w", tmp_path / "scratch", progress)
+    videos = read_videos(tmp_path / "w", "ytvos", "valid")
+    assert [[f.stem for f in v.frames] for v in videos] == [["00000", "00005", "00010"]] * 2
+    assert all(v.label_of and set(np.unique(v.labels(0, 64))) <= {0, *v.label_of.values()} for v in videos)

@@ -68,7 +68,7 @@ class Args(TaskParams):
     matching: Literal["none", "hungarian"] = Field("none", description="hungarian as the released evaluator")
     average: Literal["present", "all"] = Field("all", description="classes in the mean: those that occur, or every one")
     query_rows: int = Field(8192, gt=0, description="patches that ask at once; memory only")
-    chunk_rows: int = Field(262_144, gt=0, description="keys on the GPU at once; memory only")
+    chunk_rows: int = Field(65_536, gt=0, description="keys on the GPU at once; memory only")
 
 
 @task("retrieval", Args)
@@ -110,17 +110,17 @@ def forward_of(encoder: Encoder, args: Args) -> Callable[[Tensor], Tensor]:
 
 def filling_of(encoder: Encoder, n_classes: int, args: Args) -> Filling:
     """The parameters that govern the memory."""
+    from components.evaluate.augment import Augment
     from components.evaluate.hummingbird import Filling
-    from components.evaluate.shaken import Shake
 
-    shake = Shake(args.crop_scale, args.crop_ratio, args.jitter, args.jitter_p) if args.augment else None
+    augment = Augment(args.crop_scale, args.crop_ratio, args.jitter, args.jitter_p) if args.augment else None
     return Filling(
         side=args.input_px,
         patch=encoder.patch_size,
         n_classes=n_classes,
         limit=args.memory,
         epochs=args.epochs,
-        shake=shake,
+        augment=augment,
         seed=args.seed,
         batch=args.batch_images,
         workers=args.workers,

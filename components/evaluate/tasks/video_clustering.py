@@ -67,8 +67,6 @@ class Args(TaskParams):
     def _consistent(self) -> Args:
         if self.primary_scope not in self.scopes:
             raise ValueError(f"primary_scope '{self.primary_scope}' is not among the scopes")
-        if self.void == "label" and self.average == "all":
-            raise ValueError("void: label counts the labels present; it does not go with average: all")
         return self
 
 
@@ -78,6 +76,7 @@ def run(encoder: Encoder, benchmark: Path, args: Args, job: Job) -> TaskResult:
     from components.evaluate.square_features import square_patches
     from components.evaluate.video_kmeans import cluster_videos
 
+    rule = rule_of(args)
     videos = [drawn(v, args) for v in read_videos(benchmark, args.layout, args.split, args.video_list)]
     files = [frame for video in videos for frame in video.frames]
     bank = square_patches(encoder, files, args.input_px, "features", args, job)
@@ -87,7 +86,7 @@ def run(encoder: Encoder, benchmark: Path, args: Args, job: Job) -> TaskResult:
         folder = job.cache / "clusters" / name_of(scope, k)
         with job.progress(len(videos), f"clips, {name_of(scope, k)}") as progress:
             cluster_videos(videos, bank, setting_of(scope, k, args), folder, progress)
-        scores[name_of(scope, k)] = score_videos(videos, folder, scope, match_of(k, args), rule_of(args))
+        scores[name_of(scope, k)] = score_videos(videos, folder, scope, match_of(k, args), rule)
     shutil.copytree(job.cache / "clusters", job.details / "clusters")
     if args.pictures:
         draw(job.details / "clusters.png", videos, job.details / "clusters", scores, args)
@@ -173,10 +172,9 @@ def draw(file: Path, videos: list[MaskedVideo], folder: Path, scores: dict[str, 
 
 def _score(args: argparse.Namespace) -> dict[str, Any]:
     videos = read_videos(args.gt, args.layout, args.split, args.video_list)
-    there = [video for video in videos if (args.pred / video.name).is_dir()]
     rule = Rule(args.average, args.void, args.uvos, args.batch_clips)
-    found = score_videos(there or videos, args.pred, args.scope, args.match, rule)
-    return {"metrics": {"miou": found.miou}, "units": found.units, "rule": asdict(rule), "videos": len(there)}
+    found = score_videos(videos, args.pred, args.scope, args.match, rule)
+    return {"metrics": {"miou": found.miou}, "units": found.units, "rule": asdict(rule), "videos": len(videos)}
 
 
 def _arguments(parser: argparse.ArgumentParser) -> None:

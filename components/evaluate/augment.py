@@ -13,7 +13,7 @@ TRIES = 10  # for a crop that lies inside the picture; then the centre is taken
 
 
 @dataclass(frozen=True)
-class Shake:
+class Augment:
     """open-hummingbird-eval's training transforms.
 
     Attributes:
@@ -29,8 +29,8 @@ class Shake:
     jitter_p: float
 
 
-def shaken(
-    image: Image.Image, labels: Image.Image, side: int, how: Shake, rng: np.random.Generator
+def augmented(
+    image: Image.Image, labels: Image.Image, side: int, how: Augment, rng: np.random.Generator
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """A picture (side, side, 3), bilinear, and its labels (side, side), nearest, of the same crop."""
     image = jittered(image, how, rng)
@@ -42,7 +42,7 @@ def shaken(
     )
 
 
-def jittered(image: Image.Image, how: Shake, rng: np.random.Generator) -> Image.Image:
+def jittered(image: Image.Image, how: Augment, rng: np.random.Generator) -> Image.Image:
     """Brightness, contrast, saturation and hue, each by its own chance, in this order."""
     for enhancer in (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color):
         if rng.random() < how.jitter_p:
@@ -55,7 +55,7 @@ def jittered(image: Image.Image, how: Shake, rng: np.random.Generator) -> Image.
     return image
 
 
-def crop_box(width: int, height: int, how: Shake, rng: np.random.Generator) -> tuple[int, int, int, int]:
+def crop_box(width: int, height: int, how: Augment, rng: np.random.Generator) -> tuple[int, int, int, int]:
     """Left, top, right, bottom of a random crop; after ten that do not fit, the largest central one allowed."""
     for _ in range(TRIES):
         area = width * height * rng.uniform(*how.scale)
