@@ -27,6 +27,11 @@ METHODS = {
 TASKS = {
     "knn": ("k-NN on frozen features as in Caron et al., ICCV 2021", "2104.14294"),
     "vos": ("Pont-Tuset et al., The 2017 DAVIS Challenge on Video Object Segmentation, 2017", "1704.00675"),
+    "discovery": (
+        "Siméoni et al., Localizing Objects with Self-Supervised Transformers and no Labels, BMVC 2021",
+        "2109.14279",
+    ),
+    "coco": ("Cai, Vasconcelos, Cascade R-CNN, 2019, on a ViT as in Zhou et al., ICLR 2022", "1906.09756"),
     "voc_linear": ("linear segmentation of frozen patch features as in Salehi et al., ICCV 2023", "2308.11796"),
 }
 
