@@ -36,6 +36,11 @@ TASKS = {
         "1810.11981",
     ),
     "vos": ("Pont-Tuset et al., The 2017 DAVIS Challenge on Video Object Segmentation, 2017", "1704.00675"),
+    "discovery": (
+        "Siméoni et al., Localizing Objects with Self-Supervised Transformers and no Labels, BMVC 2021",
+        "2109.14279",
+    ),
+    "coco": ("Cai, Vasconcelos, Cascade R-CNN, 2019, on a ViT as in Zhou et al., ICLR 2022", "1906.09756"),
     "voc_linear": ("linear segmentation of frozen patch features as in Salehi et al., ICCV 2023", "2308.11796"),
     "video_clustering": ("clustering of frozen patch features of videos as in Salehi et al., ICCV 2023", "2308.11796"),
     "voc_clustering": ("overclustering of frozen patch features as in Ziegler and Asano, CVPR 2022", "2204.13101"),

@@ -79,6 +79,11 @@ class Sampled:
     given: Tensor
 
 
+def in_bfloat16(x: Tensor, wanted: bool) -> torch.autocast:
+    """Where it is wanted and `x` lies on a GPU, what follows computes in bfloat16."""
+    return torch.autocast(x.device.type, torch.bfloat16, enabled=wanted and x.is_cuda)
+
+
 def conv3(inside: int, outside: int, norm: bool) -> nn.Sequential:
     """3x3 convolution, batch norm if asked for, ReLU."""
     layers: list[nn.Module] = [nn.Conv2d(inside, outside, 3, padding=1, bias=not norm)]
@@ -100,7 +105,7 @@ class BoxHead(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         x = F.relu(self.fc(self.convs(x).flatten(1)))
-        return self.cls(x).float(), self.reg(x).float()
+        return self.cls(x), self.reg(x)
 
 
 class MaskHead(nn.Sequential):
@@ -119,9 +124,11 @@ class MaskHead(nn.Sequential):
 class CascadeHeads(nn.Module):
     """All stages. Maps are the four of strides about 4, 8, 16, 32; boxes are in pixels of the padded input."""
 
-    def __init__(self, channels: int, n_classes: int, strides: Sequence[float], how: RoiOptions) -> None:
+    def __init__(
+        self, channels: int, n_classes: int, strides: Sequence[float], how: RoiOptions, half: bool = False
+    ) -> None:
         super().__init__()
-        self.how, self.strides, self.n_classes = how, list(strides), n_classes
+        self.how, self.strides, self.n_classes, self.in_half = how, list(strides), n_classes, half
         self.boxes = nn.ModuleList(BoxHead(channels, n_classes, how) for _ in how.stage_iou)
         self.masks = nn.ModuleList(MaskHead(channels, n_classes, how) for _ in how.stage_iou)
         self.coders = [BoxCoder(tuple(1 / std for std in stds)) for stds in how.stage_std]
@@ -133,7 +140,7 @@ class CascadeHeads(nn.Module):
         for stage, weight in enumerate(self.how.stage_weight):
             sampled = [self.sample(p, t, self.how.stage_iou[stage]) for p, t in zip(proposals, targets, strict=True)]
             boxes = [s.boxes for s in sampled]
-            scores, codes = self.boxes[stage](pool(maps, self.strides, boxes, BOX_CELLS))
+            scores, codes = self.look(maps, boxes, stage)
             labels = torch.cat([s.labels for s in sampled])
             terms = {
                 "cls": F.cross_entropy(scores, labels),
@@ -146,6 +153,19 @@ class CascadeHeads(nn.Module):
                 refined = self.refine(boxes, codes.detach(), guesses, sizes, stage)
                 proposals = [r[~s.given] for r, s in zip(refined, sampled, strict=True)]
         return total
+
+    def look(self, maps: list[Tensor], boxes: list[Tensor], stage: int) -> tuple[Tensor, Tensor]:
+        """Class scores and box codes of one stage for all boxes of a batch, in float32."""
+        regions = pool(maps, self.strides, boxes, BOX_CELLS)
+        with in_bfloat16(regions, self.in_half):
+            scores, codes = self.boxes[stage](regions)
+        return scores.float(), codes.float()
+
+    def mask_scores(self, regions: Tensor, stage: int) -> Tensor:
+        """Mask scores (k, n_classes, 28, 28) of one stage, in float32."""
+        with in_bfloat16(regions, self.in_half):
+            scores = self.masks[stage](regions)
+        return scores.float()
 
     @torch.no_grad()
     def sample(self, proposals: Tensor, target: Target, iou: float) -> Sampled:
@@ -186,7 +206,7 @@ class CascadeHeads(nn.Module):
         """Binary cross entropy of the masks of sampled objects, each in its own class's channel."""
         kept = [s.labels > 0 for s in sampled]
         boxes = [s.boxes[k] for s, k in zip(sampled, kept, strict=True)]
-        scores = self.masks[stage](pool(maps, self.strides, boxes, MASK_CELLS)).float()
+        scores = self.mask_scores(pool(maps, self.strides, boxes, MASK_CELLS), stage)
         if not len(scores):
             return scores.sum()
         labels = torch.cat([s.labels[k] for s, k in zip(sampled, kept, strict=True)])
@@ -199,18 +219,18 @@ class CascadeHeads(nn.Module):
         """What the stages together see in each picture."""
         boxes, codes = proposals, proposals[0].new_zeros(0)
         every: list[Tensor] = []
-        for stage, head in enumerate(self.boxes):
+        for stage in range(len(self.boxes)):
             if stage:
                 labels = every[-1][:, 1:].argmax(dim=1) + 1
                 boxes = self.refine(boxes, codes, labels, sizes, stage - 1)
-            scores, codes = head(pool(maps, self.strides, boxes, BOX_CELLS))
+            scores, codes = self.look(maps, boxes, stage)
             every.append(scores)
         scores = average_scores(every, self.how.average).split([len(b) for b in boxes])
         parts = zip(scores, codes.split([len(b) for b in boxes]), boxes, sizes, strict=True)
         kept = [self.select(*part) for part in parts]
         found = [box for box, _, _ in kept]
         regions = pool(maps, self.strides, found, MASK_CELLS)
-        masks = torch.stack([head(regions).float().sigmoid() for head in self.masks]).mean(dim=0)
+        masks = torch.stack([self.mask_scores(regions, s).sigmoid() for s in range(len(self.masks))]).mean(dim=0)
         own = masks[torch.arange(len(masks), device=masks.device), torch.cat([labels for _, labels, _ in kept]) - 1]
         every_mask = own.split([len(b) for b in found])
         return [Detections(*part, mask) for part, mask in zip(kept, every_mask, strict=True)]

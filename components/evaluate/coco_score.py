@@ -7,15 +7,14 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from components.common.errors import StageError
-from components.evaluate.layouts.coco import Coco, check_box, check_segmentation, read_json
+from components.evaluate.layouts.coco import Coco, check_box, check_ids, check_segmentation, read_json
 
 Result = dict[str, Any]
 KINDS = {"box": ("bbox", "bbox"), "mask": ("segm", "segmentation")}  # pycocotools' word, key of a detection
@@ -113,20 +112,16 @@ def read_results(file: Path, truth: Coco) -> list[Result]:
     results = read_json(file)
     if not isinstance(results, list):
         raise StageError("not COCO's results: expected a list of detections", where=file)
-    known: Mapping[str, Any] = {"image_id": truth.objects, "category_id": truth.names}
+    sizes = {picture.id: (picture.height, picture.width) for picture in truth.pictures}
     for number, result in enumerate(results):
         what = f"detection {number}"
-        if not isinstance(result, dict):
-            raise StageError(f"{what} is no mapping", where=file)
-        for key, numbers in known.items():
-            if result.get(key) not in numbers:
-                raise StageError(f"{what} has {key} {json.dumps(result.get(key))}, which there is not", where=file)
+        check_ids(result, truth, what, file)
         if type(result.get("score")) not in (int, float) or not np.isfinite(result["score"]):
             raise StageError(f"{what} has no score", where=file)
         if "bbox" in result:
             check_box(result["bbox"], what, file)
         if "segmentation" in result:
-            check_segmentation(result["segmentation"], what, file)
+            check_segmentation(result["segmentation"], sizes[result["image_id"]], what, file)
             if isinstance(result["segmentation"], list):
                 raise StageError(f"{what} has polygons, results have run-length codes", where=file)
     return results

@@ -12,11 +12,13 @@ import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from components.common.encoder import Encoder
@@ -129,22 +131,23 @@ def rate_at(iteration: int, per_epoch: int, how: Schedule) -> float:
     return rate
 
 
-def numbers_of(iteration: int, n: int, batch: int, seed: int) -> list[int]:
-    """The pictures of an iteration: a permutation per epoch, whose last batch is filled up from its beginning."""
-    per_epoch = math.ceil(n / batch)
-    epoch, place = divmod(iteration, per_epoch)
-    order = np.random.default_rng((seed, epoch)).permutation(n)
-    return [int(order[(place * batch + k) % n]) for k in range(batch)]
+def number_of(iteration: int, slot: int, n: int, batch: int, seed: int) -> int:
+    """The picture in a slot of an iteration: a permutation per epoch, its last batch filled up from its beginning."""
+    epoch, place = divmod(iteration, math.ceil(n / batch))
+    return int(_order(n, seed, epoch)[(place * batch + slot) % n])
 
 
-def examples_of(data: TrainingSet, iteration: int, how: Schedule, look: Augmentation, seed: int) -> list[Example]:
-    """The augmented pictures of an iteration."""
-    found = []
-    for slot, number in enumerate(numbers_of(iteration, len(data.pictures), how.batch_size, seed)):
-        picture, notes = data.pictures[number]
-        rng = np.random.default_rng((seed, 1, iteration, slot))
-        found.append(augment(load(picture, notes, data.labels), look, rng))
-    return found
+@lru_cache(maxsize=2)  # of COCO's 117,266 pictures, for each of which it is asked
+def _order(n: int, seed: int, epoch: int) -> NDArray[np.int64]:
+    return np.random.default_rng((seed, epoch)).permutation(n)
+
+
+def example_at(data: TrainingSet, place: int, how: Schedule, look: Augmentation, seed: int) -> Example:
+    """The augmented picture at `place`, counted over all slots of all iterations."""
+    iteration, slot = divmod(place, how.batch_size)
+    picture, notes = data.pictures[number_of(iteration, slot, len(data.pictures), how.batch_size, seed)]
+    rng = np.random.default_rng((seed, 1, iteration, slot))
+    return augment(load(picture, notes, data.labels), look, rng)
 
 
 def padded(images: Sequence[Any], multiple: int, encoder: Encoder, device: str) -> Tensor:
@@ -177,11 +180,13 @@ def train(
     last, file = per_epoch * how.epochs, job.cache / "training.pt"
     optimiser = torch.optim.AdamW(parameter_groups(detector, how), lr=how.lr)
     start, rows = _restore(file, detector, optimiser)
-    batches = ahead(lambda i: examples_of(data, i, how, look, seed), range(start, last), workers)
+    places = range(start * how.batch_size, last * how.batch_size)
+    ready = ahead(lambda place: example_at(data, place, how, look, seed), places, workers)
     saved = time.monotonic()
     detector.train()
     with job.progress(last - start, "it") as progress:
-        for iteration, examples in zip(range(start, last), batches, strict=True):
+        for iteration in range(start, last):
+            examples = [next(ready) for _ in range(how.batch_size)]
             rate = rate_at(iteration, per_epoch, how)
             losses = step(detector, optimiser, examples, encoder, rate, (seed, iteration), how, job.device)
             progress.update(1)

@@ -23,7 +23,7 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
 from torchvision.ops.feature_pyramid_network import FeaturePyramidNetwork, LastLevelMaxPool
 
-from components.evaluate.cascade import CascadeHeads, Detections, Losses, RoiOptions, Target
+from components.evaluate.cascade import CascadeHeads, Detections, Losses, RoiOptions, Target, in_bfloat16
 
 TARGET_STRIDES = (4, 8, 16, 32)
 
@@ -186,7 +186,7 @@ def make_rpn(channels: int, strides: Sequence[float], how: RpnOptions) -> Region
 class Detector(nn.Module):
     """Cascade Mask R-CNN, or with one stage Mask R-CNN, on a timm ViT.
 
-    `half` computes backbone and heads in bfloat16 on a GPU; proposals, matching and losses stay in float32.
+    `half` computes backbone, pyramid and heads in bfloat16 on a GPU; proposals, matching and losses stay in float32.
     """
 
     def __init__(
@@ -195,12 +195,12 @@ class Detector(nn.Module):
         super().__init__()
         self.backbone = Backbone(vit, pyramid)
         self.rpn = make_rpn(pyramid.channels, self.backbone.strides, rpn)
-        self.heads = CascadeHeads(pyramid.channels, n_classes, self.backbone.strides[:4], roi)
+        self.heads = CascadeHeads(pyramid.channels, n_classes, self.backbone.strides[:4], roi, half)
         self.in_half = half
 
     def maps(self, images: Tensor) -> dict[str, Tensor]:
         """Pyramid in float32."""
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.in_half and images.is_cuda):
+        with in_bfloat16(images, self.in_half):
             return OrderedDict((name, x.float()) for name, x in self.backbone(images).items())
 
     def losses(self, images: Tensor, sizes: list[tuple[int, int]], targets: list[Target]) -> Losses:

@@ -34,7 +34,7 @@ from components.evaluate.detection_data import (
     scaled_size,
     usable,
 )
-from components.evaluate.detection_train import numbers_of
+from components.evaluate.detection_train import number_of
 from components.evaluate.layouts.coco import read_coco
 from components.evaluate.task import Job
 from components.evaluate.tasks import coco as task
@@ -132,10 +132,10 @@ def test_augmentation_is_drawn_as_asked() -> None:
 def test_every_picture_once_an_epoch() -> None:
     n, batch = 7, 3
     for epoch in range(3):
-        seen = [numbers_of(3 * epoch + k, n, batch, 0) for k in range(3)]
-        flat = [number for part in seen for number in part]
+        flat = [number_of(3 * epoch + k, slot, n, batch, 0) for k in range(3) for slot in range(batch)]
         assert sorted(flat[:n]) == list(range(n)) and flat[n:] == flat[:2]
-    assert numbers_of(0, n, batch, 0) != numbers_of(3, n, batch, 0)
+    first, second = ([number_of(i, slot, n, batch, 0) for slot in range(batch)] for i in (0, 3))
+    assert first != second
 
 
 def result(folder: Path, out: str = "out") -> dict[str, Any]:

@@ -127,10 +127,12 @@ def scored(gt: Path, pred: Path, capsys: Any) -> str:
     [
         ({"image_id": 77}, "detection 1 has image_id 77, which there is not"),
         ({"category_id": 2}, "detection 1 has category_id 2, which there is not"),
+        ({"image_id": [1]}, "detection 1 has image_id [1], which there is not"),
         ({"score": None}, "detection 1 has no score"),
         ({"bbox": [1, 2, 3]}, "detection 1 has no box"),
         ({"bbox": [1, 2, -3, 4]}, "detection 1 has no box"),
         ({"segmentation": [[1, 2, 3, 4, 5, 6]]}, "detection 1 has polygons"),
+        ({"segmentation": {"size": [4, 4], "counts": "x"}}, "detection 1 is of size [4, 4], its image [44, 58]"),
         ({"segmentation": {"size": [4, 4]}}, "the segmentation of detection 1 is neither"),
     ],
 )
@@ -158,11 +160,15 @@ def test_broken_annotations(tmp_path: Path) -> None:
         (broken(good, categories=good["categories"] * 2), "two categories have the same id"),
         (broken(good, images=[{**image, "height": "4"}]), "image 0 has no 'height'"),
         (broken(good, annotations=[]), "there is no annotation"),
-        (broken(good, annotations=[{**first, "image_id": 9}]), "annotation 0 is of image 9, which there is not"),
-        (broken(good, annotations=[{**first, "category_id": 2}]), "annotation 0 is of category 2"),
+        (broken(good, annotations=[{**first, "image_id": 9}]), "annotation 0 has image_id 9, which there is not"),
+        (broken(good, annotations=[{**first, "category_id": 2}]), "annotation 0 has category_id 2"),
         (broken(good, annotations=[{**first, "bbox": [0, 0, float("nan"), 1]}]), "annotation 0 has no box"),
         (broken(good, annotations=[{**first, "segmentation": {"size": [2, 2], "comment": "x"}}]), "neither polygons"),
         (broken(good, annotations=[{**first, "segmentation": [[1, 2, 3, 4, 5]]}]), "neither polygons"),
+        (broken(good, annotations=[{**first, "segmentation": [["1", 2]]}]), "neither polygons"),
+        (broken(good, annotations=[{**first, "iscrowd": "yes"}]), 'iscrowd "yes", expected 0 or 1'),
+        (broken(good, annotations=[{**first, "area": None}]), "area null, expected a number"),
+        (broken(good, annotations=[7]), "annotation is no mapping: 7"),
     ):
         with pytest.raises(StageError, match=message):
             read_instances(write(root, "val2017", document))  # type: ignore[arg-type]

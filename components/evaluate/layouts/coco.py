@@ -85,12 +85,14 @@ def read_instances(file: Path, folder: Path = Path()) -> Coco:
     ):
         if n != unique:
             raise StageError(f"two {what} have the same id", where=file)
+    data = Coco(pictures, objects, names)
+    sizes = {picture.id: (picture.height, picture.width) for picture in pictures}
     for note in document["annotations"]:
-        _check(note, objects, names, file)
+        _check(note, data, sizes, file)
         objects[note["image_id"]].append(note)
     if not document["annotations"]:
         raise StageError("there is no annotation", where=file)
-    return Coco(pictures, objects, names)
+    return data
 
 
 def read_json(file: Path) -> Any:
@@ -110,14 +112,28 @@ def check_box(box: Any, what: str, file: Path) -> None:
         raise StageError(f"{what} has no box [x, y, width, height]: {json.dumps(box)[:60]}", where=file)
 
 
-def check_segmentation(segmentation: Any, what: str, file: Path) -> None:
-    """StageError unless it is a list of polygons or a run-length code."""
+def check_segmentation(segmentation: Any, size: tuple[int, int], what: str, file: Path) -> None:
+    """StageError unless it is a list of polygons, or a run-length code of a picture of this (height, width)."""
     if isinstance(segmentation, list):
         good = all(isinstance(polygon, list) and len(polygon) % 2 == 0 for polygon in segmentation)
+        good = good and all(type(v) in (int, float) for polygon in segmentation for v in polygon)
     else:
         good = isinstance(segmentation, dict) and {"size", "counts"} <= segmentation.keys()
+        good = good and isinstance(segmentation["counts"], str | list)
     if not good:
         raise StageError(f"the segmentation of {what} is neither polygons nor {{size, counts}}", where=file)
+    if isinstance(segmentation, dict) and segmentation["size"] != list(size):
+        said = json.dumps(segmentation["size"])
+        raise StageError(f"the segmentation of {what} is of size {said}, its image {list(size)}", where=file)
+
+
+def check_ids(entry: Any, data: Coco, what: str, file: Path) -> None:
+    """StageError unless an annotation or a detection belongs to an image and a category that there are."""
+    if not isinstance(entry, dict):
+        raise StageError(f"{what} is no mapping: {json.dumps(entry)[:60]}", where=file)
+    for key, known in (("image_id", data.objects), ("category_id", data.names)):
+        if type(entry.get(key)) is not int or entry[key] not in known:
+            raise StageError(f"{what} has {key} {json.dumps(entry.get(key))[:60]}, which there is not", where=file)
 
 
 def _picture(entry: Any, folder: Path, file: Path) -> CocoPicture:
@@ -135,13 +151,13 @@ def _get(entry: Any, key: str, kind: type, what: str, file: Path) -> Any:
     return entry[key]
 
 
-def _check(note: Any, objects: Mapping[int, list[Note]], names: Mapping[int, str], file: Path) -> None:
-    if not isinstance(note, dict):
-        raise StageError(f"an annotation is no mapping: {json.dumps(note)[:60]}", where=file)
-    what = f"annotation {note.get('id')}"
-    for key, known, kind in (("image_id", objects, "image"), ("category_id", names, "category")):
-        if note.get(key) not in known:
-            raise StageError(f"{what} is of {kind} {json.dumps(note.get(key))}, which there is not", where=file)
+def _check(note: Any, data: Coco, sizes: Mapping[int, tuple[int, int]], file: Path) -> None:
+    what = f"annotation {note.get('id') if isinstance(note, dict) else ''}".strip()
+    check_ids(note, data, what, file)
     check_box(note.get("bbox"), what, file)
+    if note.get("iscrowd", 0) not in (0, 1):
+        raise StageError(f"{what} has iscrowd {json.dumps(note['iscrowd'])[:60]}, expected 0 or 1", where=file)
+    if type(note.get("area", 0)) not in (int, float):
+        raise StageError(f"{what} has area {json.dumps(note['area'])[:60]}, expected a number", where=file)
     if "segmentation" in note:
-        check_segmentation(note["segmentation"], what, file)
+        check_segmentation(note["segmentation"], sizes[note["image_id"]], what, file)

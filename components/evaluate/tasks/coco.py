@@ -116,7 +116,7 @@ class Args(TaskParams):
     layer_decay: float = Field(0.8, gt=0, le=1)
     decay_positions: bool = Field(True, description="weight decay on positions and tokens, as the released code has")
     clip_norm: float | None = Field(None, gt=0)
-    half: bool = Field(True, description="bfloat16 for encoder and heads on a GPU (published: float16)")
+    half: bool = Field(True, description="bfloat16 for encoder, pyramid and heads on a GPU (published: float16)")
     checkpointing: bool = Field(True, description="blocks are computed twice to save memory")
     log_every: int = Field(50, gt=0, description="iterations")
     checkpoint_every_s: float = Field(300, ge=0)
