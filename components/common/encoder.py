@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from components.common import hashing
 from components.common.errors import StageError
 from components.common.model_folder import CONFIG, WEIGHTS, read_config, read_weights, write_model_folder
 from components.common.vit import IMAGENET_MEAN, IMAGENET_STD, TimmModel, build_model, load_exact, resize_positions
@@ -61,6 +62,19 @@ class Encoder:
         self.origin, self.trained = origin, trained
         self.sha256 = sha256 or _hash_of(model)
         self.table: Tensor | None = model.pos_embed.detach().clone() if pos_quirk and _has_grid(model) else None
+        self.pos_quirk = pos_quirk
+
+    @property
+    def identity(self) -> str:
+        """Hash of all that decides its features: weights, architecture, normalisation, and how sizes are met.
+
+        The weights' file alone does not: another number of heads has the same tensors.
+        """
+        first = next(iter(getattr(self.model, "blocks", [])), None)
+        heads = getattr(getattr(first, "attn", None), "num_heads", None)
+        pool = getattr(self.model, "global_pool", None)
+        facts = [self.sha256, repr(self.model), heads, str(pool), self.mean, self.std, self.fit, self.pos_quirk]
+        return hashing.json_hash(facts)
 
     @torch.no_grad()
     def cls(self, images: Tensor) -> Tensor:

@@ -145,12 +145,14 @@ class Report:
         return cited(methods, list(dict.fromkeys(column.task for column in self.board.columns)))
 
     def summary(self) -> dict[str, float]:
-        """`task/run` -> primary metric, for the pipeline's MLflow run."""
+        """`task/run` -> primary metric and how many evaluations failed, for the pipeline's MLflow run."""
         columns: dict[str, Any] = {}
         for column in self.board.columns:
             columns.setdefault(column.task, column)
         cells = [(c.task, row.run, row.entries[c.key].value) for c in columns.values() for row in self.board.rows]
-        return {f"{task}/{run}": value for task, run, value in cells if value is not None}
+        failed = sum(cell.score is None for cell in self._fresh())
+        told = {f"{task}/{run}": value for task, run, value in cells if value is not None}
+        return {**told, "failed_evaluations": float(failed)}
 
 
 FIRST = ("loss", "rankme", "teacher_entropy", "feature_std")

@@ -21,10 +21,12 @@ from pydantic import Field
 
 from components.common.errors import StageError
 from components.evaluate import segmentation_score as seg
+from components.evaluate.feature_store import Transform
 from components.evaluate.images import read_index, read_rgb, size_of, write_index
 from components.evaluate.layouts.voc import CLASSES, Segmentation, read_voc
 from components.evaluate.score_cli import score_main
 from components.evaluate.sheets import comparison_sheet, overlay
+from components.evaluate.sizes import Fit, input_side
 from components.evaluate.task import Job, TaskParams, TaskResult, task
 
 if TYPE_CHECKING:
@@ -42,6 +44,7 @@ class Args(TaskParams):
     val_set: str = "val"
     val_masks: str = "SegmentationClass"
     num_classes: int | None = Field(21, ge=2, le=255, description="null: as many as the label maps hold")
+    fit: Fit = Field("round", description="an input that is no multiple of the patch: round it down, or refuse it")
     input_px: int = Field(448, gt=0, description="pictures are resized to this square")
     label_px: int = Field(100, gt=0, description="side of the grid on which loss and mIoU are taken")
     epochs: int = Field(50, gt=0)
@@ -65,8 +68,10 @@ def run(encoder: Encoder, benchmark: Path, args: Args, job: Job) -> TaskResult:
     train = read_voc(benchmark, args.train_set, args.train_masks)
     val = read_voc(benchmark, args.val_set, args.val_masks)
     n_classes = count_classes([*train.masks, *val.masks], args.num_classes)
+    side, size_notes = input_side(args.input_px, encoder.patch_size, args.fit)
+    how = Transform("square (bilinear)", (side,), "patches")
     banks = [
-        extract(s.images, lambda f: look(f, args.input_px), patch_features(encoder), job.cache / name, args, job)
+        extract(s.images, lambda f: look(f, side), patch_features(encoder), job.cache / name, args, job, how)
         for name, s in (("train", train), ("val", val))
     ]
     labels = torch.from_numpy(np.stack([small_labels(file, args.label_px, n_classes) for file in train.masks]))
@@ -76,9 +81,9 @@ def run(encoder: Encoder, benchmark: Path, args: Args, job: Job) -> TaskResult:
         return features, labels[numbers].long().to(job.device)
 
     head = probe.make_head(encoder.dim, n_classes, torch.Generator().manual_seed(args.seed)).to(job.device)
-    how = probe.Schedule(**{name: getattr(args, name) for name in probe.Schedule.__dataclass_fields__})
+    schedule = probe.Schedule(**{name: getattr(args, name) for name in probe.Schedule.__dataclass_fields__})
     with job.progress(args.epochs, "epochs") as progress:
-        for loss in probe.fit(head, len(train.names), batch, how, args.seed):
+        for loss in probe.fit(head, len(train.names), batch, schedule, args.seed):
             progress.update(1, loss=loss)
     counts = predict(head, banks[1], val, n_classes, args, job)
     native = seg.score_pairs(
@@ -94,6 +99,7 @@ def run(encoder: Encoder, benchmark: Path, args: Args, job: Job) -> TaskResult:
         data_variant=f"{args.train_set}/{args.val_set}: {len(train.names)} train, {len(val.names)} val pictures, "
         f"{n_classes} classes",
         rows=seg.class_rows(counts, names),
+        notes=size_notes,
     )
 
 

@@ -61,6 +61,7 @@ class Args(TaskParams):
     }
 
     protocol: Literal["dino", "cropmae"] = "dino"
+    fit: Literal["round"] = Field("round", description="both sides are rounded down to whole patches")
     image_set: str = Field("2017/val", description="list of sequences under ImageSets")
     sparse: bool = Field(False, description="masks on some frames only")
     input_px: int | tuple[int, int] = Field(description="short side, or [height, width] forced")
