@@ -87,7 +87,7 @@ class Report:
     def _task(self, task: str, out: Path, album: Album) -> TaskSection:
         scores = self.scores(task)
         columns = [column for column in self.board.columns if column.task == task]
-        section = TaskSection(task, columns, list(scores), metric_table(scores))
+        section = TaskSection(task, columns, [metric_table(column, scores) for column in columns])
         main = {run: score for run, score in scores.items() if score.setting == columns[0].setting}
         details = {run: read_details(self.details / f"{run}-{task}", score) for run, score in main.items()}
         details = {run: values for run, values in details.items() if values}

@@ -98,6 +98,8 @@ def write_result(ctx: Context, encoder: Encoder, result: TaskResult) -> None:
         write_table(ctx.outputs["details"] / f"{name}.parquet", rows)
     ctx.tracker.metrics(result.metrics)
     ctx.tracker.tag("protocol", result.protocol)
+    model = ctx.inputs["model"]
+    ctx.tracker.judged(document, encoder.origin, folder=model is not None and model.is_dir())
     for file in sorted(ctx.outputs["details"].iterdir()):
         if file.is_file():  # tables and pictures; predictions, which may be thousands of files, stay in the output
             ctx.tracker.artifact(file, "details")

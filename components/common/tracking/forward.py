@@ -269,6 +269,15 @@ class _Sender:
             return
         log_encoder_model(store.tracking_uri(), self.run_id, weights.parent, event["name"])
 
+    def _on_judged(self, event: Event) -> None:
+        """Put a score on the model that it judges."""
+        from components.common.scores import Score
+        from components.common.tracking.judged import log_score
+
+        score = Score.model_validate(event["score"])
+        with store.store_lock(store.tracking_uri()):  # two evaluations may be the first of one encoder
+            log_score(self.client, self.run_id, score, event["origin"], event["folder"], event["time_ms"])
+
     def _on_end(self, event: Event) -> None:
         if event["reason"]:
             self._tags(self.run_id, {"longtake.reason": event["reason"][:VALUE_CHARS]})

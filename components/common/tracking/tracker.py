@@ -97,6 +97,16 @@ class Tracker:
         place = self.renamed.get(folder.absolute(), folder)
         self._append("model", path=str(place.absolute()), name=name, sha256=sha256)
 
+    def judged(self, score: Mapping[str, Any], origin: str, *, folder: bool) -> None:
+        """Link this run to the encoder that it judged.
+
+        Args:
+            score: the metrics file's content (see scores.py).
+            origin: where the encoder's weights come from, in words.
+            folder: whether the encoder is a model folder, which MLflow holds or will hold.
+        """
+        self._append("judged", score=dict(score), origin=origin, folder=folder)
+
     def _append(self, kind: str, **content: Any) -> None:
         if self._journal is not None:
             self._journal.append(kind, **content)
