@@ -8,12 +8,14 @@ must be forced.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from components.common.errors import ExitCode
 from pipelines.dag import Dag, read_dag
 
 STAGE = "evaluate"
+ON_KUBEFLOW = "raise evaluate.<task>.retry to try again: the cache holds the failure"
 
 
 def failed(folder: Path) -> dict[str, str]:
@@ -30,6 +32,15 @@ def failed(folder: Path) -> dict[str, str]:
         return found
     known = {node.name for node in read_dag(folder).nodes}
     return {name: reason for name, reason in found.items() if name in known}
+
+
+def tell(found: Mapping[str, str], do: str) -> ExitCode:
+    """Say which evaluations failed and what to do; the exit code of a run that holds them."""
+    if not found:
+        return ExitCode.OK
+    lines = [f"  {name}: {reason}" for name, reason in found.items()]
+    print("\n".join(["", f"{len(found)} evaluations failed ({do}):", *lines]), flush=True)
+    return ExitCode.CRASH
 
 
 def stamps(folder: Path) -> dict[str, int]:

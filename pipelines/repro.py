@@ -40,7 +40,7 @@ def main(argv: list[str] | None = None) -> int:
         print("\nrepro: a stage failed, see above. What was finished is kept; the same command goes on from there.")
         return int(ExitCode.CRASH)
     print(summary(folder, time.monotonic() - started))
-    return told_failures(failures.failed(folder))
+    return int(failures.tell(failures.failed(folder), "the same command tries them again"))
 
 
 def reproduce(folder: Path, env: Mapping[str, str], targets: Sequence[str]) -> int:
@@ -60,15 +60,6 @@ def reproduce(folder: Path, env: Mapping[str, str], targets: Sequence[str]) -> i
 def _dvc(folder: Path, env: Mapping[str, str], *words: str) -> int:
     command = [sys.executable, "-m", "dvc", "repro", "--keep-going", *words]
     return subprocess.run(command, cwd=folder, env=dict(env)).returncode
-
-
-def told_failures(found: Mapping[str, str]) -> int:
-    """Say which evaluations failed; returns the exit code."""
-    if not found:
-        return int(ExitCode.OK)
-    lines = [f"  {name}: {reason}" for name, reason in found.items()]
-    print("\n".join(["", f"repro: {len(found)} evaluations failed; the same command tries them again:", *lines]))
-    return int(ExitCode.CRASH)
 
 
 def _folder(args: argparse.Namespace) -> tuple[Path, str]:

@@ -87,13 +87,14 @@ def test_the_others_go_on_and_the_next_run_mends_it(tmp_path: Path, capfd: pytes
     decision = json.loads((folder / "promotion/decision.json").read_text())
     assert decision["outcome"] == "no candidate" and "knn failed: out of memory" in decision["not_ranked"]["dino"]
     capfd.readouterr()
-    assert repro.told_failures(found) == 1
-    assert "3 evaluations failed" in capfd.readouterr().out
+    assert failures.tell(found, "what to do") == 1
+    said = capfd.readouterr().out
+    assert "3 evaluations failed (what to do)" in said and "evaluate@dino-knn: out of memory" in said
 
     mask.write_bytes(whole)  # mended: DVC sees it; the memory is there again: nothing DVC could see
     assert repro.reproduce(folder, env, []) == 0
     assert "once more: evaluate@dino-knn\n" in capfd.readouterr().out
-    assert failures.failed(folder) == {} and repro.told_failures({}) == 0
+    assert failures.failed(folder) == {} and failures.tell({}, "nothing") == 0
     assert board(folder) == {run: {"knn": "ok", "vos": "ok"} for run in ("random", "dino")}
     assert json.loads((folder / "promotion/decision.json").read_text())["candidate"]["run"] == "dino"
 
