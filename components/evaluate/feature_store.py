@@ -12,6 +12,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -64,7 +65,7 @@ class FeatureStore:
 
     def key(self, files: Sequence[Path], look: Look, transform: Transform, batch_images: int, workers: int) -> str:
         """The entry's name. Pictures count by content and order, not by where they lie."""
-        chosen = np.unique(np.linspace(0, len(files) - 1, PROBES).astype(int)) if files else []
+        chosen = sorted({round(share * (len(files) - 1) / (PROBES - 1)) for share in range(PROBES)}) if files else []
         pixels = hashlib.sha256(b"".join(look(files[i]).tobytes() for i in chosen)).hexdigest()
         code = hashing.code_hash([PACKAGES / "common", PACKAGES / "evaluate"])
         data = self._content(files, workers)
@@ -113,8 +114,9 @@ class FeatureStore:
                 claim.release()
                 total -= size
         for known in self.root.glob("*.content"):
-            if time.time() - known.stat().st_mtime > LEFT_AFTER_S:
-                known.unlink(missing_ok=True)
+            with suppress(FileNotFoundError):  # another evaluation tidies, too
+                if time.time() - known.stat().st_mtime > LEFT_AFTER_S:
+                    known.unlink()
 
     def _content(self, files: Sequence[Path], workers: int) -> str:
         """Hash of the files' bytes in order; read again only where size or times have changed, as git does."""
@@ -126,13 +128,19 @@ class FeatureStore:
                 raise StageError("no such picture", where=file) from None
             seen.update(f"{file.absolute()}\0{facts.st_size}\0{facts.st_mtime_ns}\0{facts.st_ctime_ns}\n".encode())
         known = self.root / f"{seen.hexdigest()[: hashing.HEX_DIGITS]}.content"
-        if not known.exists():
-            digest = hashlib.sha256()
-            for content in ahead(hashing.file_hash, files, workers):
-                digest.update(content.encode())
-            write_text(known, digest.hexdigest())
-        known.touch()
-        return known.read_text(encoding="utf-8")
+        claim = Claim([known], self.locks)
+        while not claim.take():  # two pods may have one process number, and so one name for what is half written
+            time.sleep(POLL_S)
+        try:
+            if not known.exists():
+                digest = hashlib.sha256()
+                for content in ahead(hashing.file_hash, files, workers):
+                    digest.update(content.encode())
+                write_text(known, digest.hexdigest())
+            known.touch()
+            return known.read_text(encoding="utf-8")
+        finally:
+            claim.release()
 
 
 def _last_use(folder: Path) -> float:

@@ -270,13 +270,9 @@ class _Sender:
         log_encoder_model(store.tracking_uri(), self.run_id, weights.parent, event["name"])
 
     def _on_judged(self, event: Event) -> None:
-        """Put a score on the model that it judges."""
-        from components.common.scores import Score
-        from components.common.tracking.judged import log_score
+        from components.common.tracking.judged import log_judged
 
-        score = Score.model_validate(event["score"])
-        with store.store_lock(store.tracking_uri()):  # two evaluations may be the first of one encoder
-            log_score(self.client, self.run_id, score, event["origin"], event["folder"], event["time_ms"])
+        log_judged(self.client, self.run_id, event, self.journal.folder.parent, send)
 
     def _on_end(self, event: Event) -> None:
         if event["reason"]:

@@ -7,14 +7,35 @@ that must agree before two scores may be compared (`Score.setting`), so a column
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from components.common.scores import Score
+from components.common.tracking import store
+from components.common.tracking.journal import Event, Journal, pending
 from components.common.tracking.models import ENCODER_TAG, NO_WEIGHTS_TAG, find_model
 
 if TYPE_CHECKING:
     from mlflow.entities import LoggedModel, Metric
     from mlflow.tracking import MlflowClient
+
+
+Send = Callable[["MlflowClient", Journal], None]
+
+
+def log_judged(client: MlflowClient, run_id: str, event: Event, folder: Path, send: Send) -> None:
+    """Carry out a `judged` event of a journal below `folder`.
+
+    Trainings that have not sent all of theirs do so first: the model they log should be theirs, not their judge's.
+    """
+    for journal in pending(folder) if event["folder"] else ():
+        first = journal.first()
+        if first is not None and first["tags"].get("stage") == "pretrain":
+            send(client, journal)
+    score = Score.model_validate(event["score"])
+    with store.store_lock(store.tracking_uri()):  # two evaluations may be the first of one encoder
+        log_score(client, run_id, score, event["origin"], event["folder"], event["time_ms"])
 
 
 def log_score(client: MlflowClient, run_id: str, score: Score, origin: str, folder: bool, time_ms: int) -> str:

@@ -17,7 +17,8 @@ from components.common.errors import ExitCode, StageError
 from components.common.model_folder import write_model_folder
 from components.common.scores import Score
 from components.common.tracking import Tracker, store
-from components.common.tracking.forward import sync
+from components.common.tracking.forward import send, sync
+from components.common.tracking.journal import Journal
 from components.common.tracking.models import NO_WEIGHTS_TAG, log_encoder_model
 from tests.evaluate.small import evaluate, imagenet
 
@@ -131,6 +132,21 @@ def test_sending_again_changes_nothing(home: Path) -> None:
     assert sync(home / "cache/tracking") == []
     assert [(m.key, m.value) for m in store.client().get_logged_model(model).metrics] == before
     assert len(run_of("one").inputs.model_inputs) == len(run_of("one").inputs.dataset_inputs) == 1
+
+
+def test_a_model_is_its_trainings_though_the_score_is_sent_first(home: Path) -> None:
+    client, folder = store.client(), model_folder(home / "models/dino", 0)
+    for uid, stage in (("train", "pretrain"), ("judge", "evaluate")):
+        tracker = Tracker()
+        with tracker.run(uid, uid=uid, folder=home / "cache/tracking", tags={"stage": stage}):
+            if stage == "pretrain":
+                tracker.model(folder, "dino", sha256(folder))
+            else:
+                tracker.judged(score(sha256(folder), 0.5), "dino", folder=True)
+    send(client, Journal(home / "cache/tracking/judge"))
+    (model,) = client.search_logged_models([store.experiment_id(client)])
+    assert (model.source_run_id, str(model.status)) == (run_of("train").info.run_id, "READY")
+    assert [entry.model_id for entry in run_of("judge").inputs.model_inputs] == [model.model_id]
 
 
 def test_an_encoder_that_no_run_has_logged(home: Path) -> None:
