@@ -9,12 +9,13 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from components.common.errors import ExitCode, StageError
 from components.common.stage import parse_change
 from components.common.tracking.tracker import git_revision
+from pipelines import failures
 from pipelines.workspace import ROOT, dataset_params, make_workspace, merged_params, recipe_file
 
 
@@ -41,14 +42,31 @@ def main(argv: list[str] | None = None) -> int:
     started = time.monotonic()
     env = environment(f"{name}-{time.strftime('%Y%m%d-%H%M%S')}")
     with followed(folder, env):
-        code = subprocess.run(
-            [sys.executable, "-m", "dvc", "repro", *(args.target or targets)], cwd=folder, env=env
-        ).returncode
+        code = reproduce(folder, env, args.target or targets)
     if code != 0:
         print("\nrepro: a stage failed, see above. What was finished is kept; the same command goes on from there.")
         return int(ExitCode.CRASH)
     print(summary(folder, time.monotonic() - started))
-    return int(ExitCode.OK)
+    return int(failures.tell(failures.failed(folder), "the same command tries them again"))
+
+
+def reproduce(folder: Path, env: Mapping[str, str], targets: Sequence[str]) -> int:
+    """`dvc repro` to its end: a stage that fails stops what needs it, nothing else. Returns DVC's exit code.
+
+    Evaluations that had failed before, and whose inputs are what they were, are tried once more.
+    """
+    before = failures.stamps(folder)
+    code = _dvc(folder, env, *targets)
+    if again := failures.left_alone(folder, before, targets):
+        print(f"\nrepro: failed the last time, once more: {', '.join(again)}", flush=True)
+        _dvc(folder, env, "--force", "--single-item", *again)
+        code = _dvc(folder, env, *targets)
+    return code
+
+
+def _dvc(folder: Path, env: Mapping[str, str], *words: str) -> int:
+    command = [sys.executable, "-m", "dvc", "repro", "--keep-going", *words]
+    return subprocess.run(command, cwd=folder, env=dict(env)).returncode
 
 
 def _folder(args: argparse.Namespace) -> tuple[Path, str, list[str]]:

@@ -87,6 +87,11 @@ class Reduction:
         return ((features - self.mean) @ self.weights).astype(np.float32)
 
 
+def kept_notes(dim: int, pca_dims: int) -> list[str]:
+    """A note where features are no wider than what PCA would leave of them."""
+    return [f"features of {dim} dimensions are all kept"] if dim < pca_dims else []
+
+
 def reduction(chunks: Iterable[NDArray[np.float32]], dims: int) -> Reduction:
     """Scaler and PCA of all rows, in one pass over them.
 

@@ -40,6 +40,7 @@ class RuleArgs(TaskParams):
     }
     published: ClassVar[dict[str, dict[str, Any]]]
 
+    fit: Literal["round"] = Field("round", description="both sides are rounded down to whole patches")
     input_px: int | tuple[int, int] | None = Field(description="short side, or [height, width] forced, or null: as is")
     long_side_multiple_px: int = Field(gt=0, description="the long side is rounded down to a multiple")
     pixel_std: tuple[float, float, float] | None = Field(description="null: the encoder's own")

@@ -54,13 +54,6 @@ def backbone_for(encoder: Encoder, size_px: int, pos_quirk: bool) -> TimmModel:
     return model
 
 
-def whole_patches(size_px: int, patch: int) -> tuple[int, list[str]]:
-    """`size_px` rounded down to a multiple of the patch (at least one), and a note where that changed it."""
-    fitting = max(size_px // patch, 1) * patch
-    told = f"the network sees {fitting} px instead of {size_px}, a multiple of the {patch}-pixel patch"
-    return fitting, [told] if fitting != size_px else []
-
-
 def drop_paths(model: TimmModel, rate: float) -> None:
     """Stochastic depth of the blocks, rising linearly from 0 to `rate` at the last one."""
     from timm.layers import DropPath

@@ -14,10 +14,12 @@ from pydantic import Field
 from components.common.errors import StageError
 from components.evaluate import segmentation_score as seg
 from components.evaluate.crops import random_box
+from components.evaluate.feature_store import Transform
 from components.evaluate.images import ahead, read_index, read_rgb, size_of, write_index
 from components.evaluate.layouts.voc import CLASSES, Segmentation, read_voc
 from components.evaluate.prediction_sheet import draw
 from components.evaluate.seeds import rng_of
+from components.evaluate.sizes import fitted
 from components.evaluate.task import Job, TaskParams, TaskResult
 
 if TYPE_CHECKING:
@@ -71,16 +73,16 @@ def run_probe(
     """
     from components.evaluate import probe
     from components.evaluate.features import extract, patch_features
-    from components.evaluate.taps import whole_patches
 
-    input_px, notes = whole_patches(args.input_px, encoder.patch_size)
-    args = args.model_copy(update={"input_px": input_px})
+    args, notes = fitted(args, "input_px", encoder.patch_size)
     train = read_voc(benchmark, args.train_set, args.train_masks)
     val = read_voc(benchmark, args.val_set, args.val_masks)
     n_classes = count_classes([*train.masks, *val.masks], args.num_classes)
 
     def bank(name: str, s: Segmentation) -> FeatureBank:
-        return extract(s.images, lambda f: look(f, args.input_px), patch_features(encoder), job.cache / name, args, job)
+        how = Transform("square (bilinear)", (args.input_px,), "patches")
+        folder, forward = job.cache / name, patch_features(encoder)
+        return extract(s.images, lambda f: look(f, args.input_px), forward, folder, args, job, how)
 
     val_bank = bank("val", val)
     if args.augment:

@@ -189,7 +189,7 @@ SMALL["ade_linear"] = {key: value for key, value in SMALL["ade_upernet"].items()
 def evaluate(folder: Path, task: str, model: Path | str, benchmark: Path, out: str = "out", **params: Any) -> int:
     """Run the stage; its outputs are `<folder>/<out>.json` and `<folder>/<out>`."""
     file = folder / "params.yaml"
-    file.write_text(yaml.safe_dump({"seed": 0, "evaluate": {task: {**SMALL[task], **params}}}))
+    file.write_text(yaml.safe_dump({"seed": 0, "evaluate": {task: {"strict": True, **SMALL[task], **params}}}))
     argv = ["--params", str(file), "--method", "untrained", "--task", task, "--model", str(model)]
     argv += ["--benchmark", str(benchmark), "--metrics", str(folder / f"{out}.json"), "--details", str(folder / out)]
     return main(STAGE, run, argv)

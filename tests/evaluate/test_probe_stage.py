@@ -119,7 +119,7 @@ def test_ade_linear_learns_and_says_what_chose(model: Path, tmp_path: Path) -> N
     found = result(tmp_path)
     assert found["metrics"]["miou"] > 0.3 and set(found["metrics"]) == {"miou", "macc", "aacc"}
     assert found["notes"] == [
-        "the network sees 32 px instead of 35, a multiple of the 8-pixel patch",
+        "pictures enter at 32x32 instead of 35x35: whole 8-pixel patches",
         "lr 0.05 chosen by mIoU on 2 held-out training pictures",
     ]
     sweep = pq.read_table(tmp_path / "out/sweep.parquet").to_pylist()
@@ -156,7 +156,7 @@ def test_score_commands_need_no_torch() -> None:
 def test_a_side_of_no_whole_patches_is_rounded_and_said(task: str, model: Path, tmp_path: Path) -> None:
     changes = {"input_px": 30} if task == "voc_linear" else {"crop_px": 30, "resize_px": 31}
     assert evaluate(tmp_path, task, model, BENCHMARKS[task](tmp_path / "b"), **changes) == 0
-    assert "the network sees 24 px instead of 30, a multiple of the 8-pixel patch" in result(tmp_path)["notes"]
+    assert "pictures enter at 24x24 instead of 30x30: whole 8-pixel patches" in result(tmp_path)["notes"]
 
 
 @pytest.mark.parametrize("file", ["params.yaml", "recipes/published/evaluate.yaml"])

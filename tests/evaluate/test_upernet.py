@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from components.common.encoder import load_encoder
 from components.evaluate.resampling import pool, upsample, upsampled_argmax
 from components.evaluate.seeds import torch_seeded
-from components.evaluate.taps import backbone_for, drop_paths, tap_blocks, tap_maps, whole_patches
+from components.evaluate.taps import backbone_for, drop_paths, tap_blocks, tap_maps
 from components.evaluate.upernet import Segmenter, UperNet
 
 
@@ -84,8 +84,6 @@ def test_tap_blocks_are_the_published_ones() -> None:
     assert tap_blocks(12, "spread") == [3, 5, 7, 11] and tap_blocks(24, "spread") == [7, 11, 15, 23]
     assert tap_blocks(12, "last") == [8, 9, 10, 11]
     assert all(0 <= b < d for d in (1, 2, 3, 4) for w in ("spread", "last") for b in tap_blocks(d, w))  # type: ignore[arg-type]
-    assert whole_patches(512, 16) == (512, []) and whole_patches(512, 14)[0] == 504
-    assert whole_patches(512, 14)[1] == ["the network sees 504 px instead of 512, a multiple of the 14-pixel patch"]
 
 
 def test_taps_and_positions(model: Path) -> None:

@@ -32,6 +32,7 @@ from components.evaluate.scene_task import (
 )
 from components.evaluate.score_cli import score_main
 from components.evaluate.seeds import rng_of
+from components.evaluate.sizes import input_side
 from components.evaluate.task import Job, Row, TaskResult, task
 
 if TYPE_CHECKING:
@@ -68,11 +69,11 @@ def run(encoder: Encoder, benchmark: Path, args: Args, job: Job) -> TaskResult:
     from components.evaluate.curves import draw_lines
     from components.evaluate.finetune import train
     from components.evaluate.resampling import upsample
-    from components.evaluate.taps import backbone_for, tap_blocks, tap_maps, whole_patches
+    from components.evaluate.taps import backbone_for, tap_blocks, tap_maps
 
     scenes, val = read_ade20k(benchmark, args.train_set), read_ade20k(benchmark, args.val_set)
     learnt, held = split(scenes, args)
-    crop_px, notes = whole_patches(args.crop_px, encoder.patch_size)
+    crop_px, notes = input_side(args.crop_px, encoder.patch_size, args.fit)
     look, how = Look.of(encoder, job), args.run(args.lr[0], job.cache / "training.safetensors")
     backbone = backbone_for(encoder, crop_px, args.pos_quirk).to(job.device).eval()
     blocks = tap_blocks(len(backbone.blocks), args.taps)

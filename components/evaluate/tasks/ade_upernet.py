@@ -20,6 +20,7 @@ from components.evaluate.layouts.ade20k import read_ade20k
 from components.evaluate.scene_score import add_arguments, score_command
 from components.evaluate.scene_task import Look, SceneParams, batches, columns, loss_rows, pixel_loss, predict, result
 from components.evaluate.score_cli import score_main
+from components.evaluate.sizes import input_side
 from components.evaluate.task import Job, TaskResult, task
 
 if TYPE_CHECKING:
@@ -60,10 +61,9 @@ def run(encoder: Encoder, benchmark: Path, args: Args, job: Job) -> TaskResult:
     from components.evaluate.curves import draw_lines
     from components.evaluate.finetune import layer_groups, train
     from components.evaluate.resampling import upsample
-    from components.evaluate.taps import whole_patches
 
     scenes, val = read_ade20k(benchmark, args.train_set), read_ade20k(benchmark, args.val_set)
-    crop_px, notes = whole_patches(args.crop_px, encoder.patch_size)
+    crop_px, notes = input_side(args.crop_px, encoder.patch_size, args.fit)
     look, how = Look.of(encoder, job), args.run(args.lr, job.cache / "training.safetensors")
     network = build(encoder, args, crop_px).to(job.device)
 

@@ -33,6 +33,7 @@ from components.evaluate.images import read_index, read_rgb, write_index
 from components.evaluate.layouts.voc import VOID, Segmentation, read_voc
 from components.evaluate.score_cli import score_main
 from components.evaluate.sheets import comparison_sheet, overlay
+from components.evaluate.sizes import fitted
 from components.evaluate.task import Job, Row, TaskParams, TaskResult, task
 
 if TYPE_CHECKING:
@@ -106,6 +107,7 @@ class Split:
 @task("foreground", Args)
 def run(encoder: Encoder, benchmark: Path, args: Args, job: Job) -> TaskResult:
     """Tune the threshold on one split, extract the other's foreground, score it."""
+    args, size_notes = fitted(args, "input_px", encoder.patch_size)
     train, val = (
         read_split(encoder, read_voc(benchmark, *which), name, args, job)
         for name, *which in (("train", args.train_set, args.train_masks), ("val", args.val_set, args.val_masks))
@@ -132,7 +134,7 @@ def run(encoder: Encoder, benchmark: Path, args: Args, job: Job) -> TaskResult:
         primary="iou",
         data_variant=f"{args.train_set}/{args.val_set}: {len(train.bank)} train, {len(val.bank)} val pictures",
         rows=rows,
-        notes=["the threshold is tuned on the training split's true foreground"]
+        notes=[*size_notes, "the threshold is tuned on the training split's true foreground"]
         + ([] if chosen.any() else ["no cluster is precise enough: all is background"]),
     )
 
@@ -160,7 +162,8 @@ def read_split(encoder: Encoder, data: Segmentation, name: str, args: Args, job:
         what = f"a grid of {side}x{side} patches is too small for an attention mask"
         raise StageError(what, do="raise input_px to 4 patches or more")
     bank = square_patches(encoder, data.images, args.input_px, name, args, job)
-    masks = square_patches(encoder, data.images, args.input_px, f"{name}-attention", args, job, attend)
+    taken = f"foreground by {args.attention_mass} of the attention"
+    masks = square_patches(encoder, data.images, args.input_px, f"{name}-attention", args, job, attend, taken)
     return Split(data, bank, np.concatenate(list(masks.chunks(len(masks)))) > 0)
 
 

@@ -18,10 +18,12 @@ from pydantic import Field
 
 from components.common.errors import StageError
 from components.evaluate import class_score, knn_score
+from components.evaluate.feature_store import Transform
 from components.evaluate.images import read_rgb
 from components.evaluate.layouts.imagenet import Classification, read_imagenet
 from components.evaluate.score_cli import score_main
 from components.evaluate.sheets import neighbour_sheet
+from components.evaluate.sizes import input_side
 from components.evaluate.task import Job, TaskParams, TaskResult, task
 
 if TYPE_CHECKING:
@@ -34,7 +36,7 @@ class Args(TaskParams):
     beside_protocol: ClassVar[frozenset[str]] = TaskParams.beside_protocol | {"chunk_rows", "neighbours_shown"}
 
     resize_px: int = Field(256, gt=0, description="short side after the resize")
-    crop_px: int = Field(224, gt=0, description="side of the centre crop; a multiple of the encoder's patch")
+    crop_px: int = Field(224, gt=0, description="side of the centre crop")
     k: list[int] = Field([10, 20, 100, 200], min_length=1, description="numbers of neighbours")
     primary_k: int = Field(20, gt=0, description="the k whose top-1 ranks encoders")
     temperature: float = Field(0.07, gt=0)
@@ -50,14 +52,16 @@ def run(encoder: Encoder, benchmark: Path, args: Args, job: Job) -> TaskResult:
     from components.evaluate.features import extract, image_features
 
     data = read_imagenet(benchmark)
+    crop_px, size_notes = input_side(args.crop_px, encoder.patch_size, args.fit)
     banks = [
         extract(
             split.files,
-            lambda file: look(file, args.resize_px, args.crop_px),
+            lambda file: look(file, args.resize_px, crop_px),
             image_features(encoder),
             job.cache / name,
             args,
             job,
+            Transform("short side (bicubic), centre crop", (args.resize_px, crop_px), "cls"),
         )
         for name, split in (("train", data.train), ("held_out", data.held_out))
     ]
@@ -82,7 +86,7 @@ def run(encoder: Encoder, benchmark: Path, args: Args, job: Job) -> TaskResult:
         data_variant=f"{len(data.classes)} classes, {len(data.train.files)} train, "
         f"{len(data.held_out.files)} {data.held_out_name} pictures",
         rows=class_score.class_rows(data.held_out.labels, ranked[:, 0], data.classes, f"top1_k{found.primary_k}"),
-        notes=found.notes,
+        notes=[*size_notes, *found.notes],
     )
 
 

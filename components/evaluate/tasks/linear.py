@@ -22,9 +22,11 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from components.evaluate import class_score
+from components.evaluate.feature_store import Transform
 from components.evaluate.layouts.imagenet import Labelled, read_imagenet
 from components.evaluate.score_cli import score_main
 from components.evaluate.seeds import rng_of
+from components.evaluate.sizes import input_side
 from components.evaluate.task import Job, Row, TaskParams, TaskResult, task
 from components.evaluate.tasks.knn import look
 
@@ -67,16 +69,16 @@ def run(encoder: Encoder, benchmark: Path, args: Args, job: Job) -> TaskResult:
     """Train all heads on one part of the training pictures, choose on the other, test the chosen."""
     from components.evaluate.features import extract
     from components.evaluate.linear_data import split
-    from components.evaluate.taps import whole_patches
 
     data = read_imagenet(benchmark)
     learnt, held = split(data.train, args)
-    side, notes = whole_patches(args.crop_px, encoder.patch_size)
+    side, notes = input_side(args.crop_px, encoder.patch_size, args.fit)
     kind, forward = features_of(encoder, args)
     resize_px = max(args.resize_px, side)
 
     def bank(name: str, files: list[Path]) -> FeatureBank:
-        return extract(files, lambda file: look(file, resize_px, side), forward, job.cache / name, args, job)
+        how = Transform("short side (bicubic), centre crop", (resize_px, side), kind)
+        return extract(files, lambda file: look(file, resize_px, side), forward, job.cache / name, args, job, how)
 
     banks = {"test": bank("test", data.held_out.files), "held_out": bank("held_out", held.files)}
     if args.train_views == "cached":

@@ -32,6 +32,7 @@ from components.evaluate.layouts.voc import VOID, Segmentation, read_voc
 from components.evaluate.matching import Average, Matched, label_rows, match, merged, score
 from components.evaluate.score_cli import score_main
 from components.evaluate.sheets import comparison_sheet, overlay
+from components.evaluate.sizes import fitted
 from components.evaluate.stills import class_names, count_classes
 from components.evaluate.task import Job, TaskParams, TaskResult, task
 
@@ -77,13 +78,15 @@ def run(encoder: Encoder, benchmark: Path, args: Args, job: Job) -> TaskResult:
     from components.evaluate.hummingbird import fill
     from components.evaluate.square_features import square_patches
 
+    args, size_notes = fitted(args, "input_px", encoder.patch_size)
     train = read_voc(benchmark, args.train_set, args.train_masks)
     val = read_voc(benchmark, args.val_set, args.val_masks)
     n_classes = count_classes([*train.masks, *val.masks], args.num_classes)
     forward, how = forward_of(encoder, args), filling_of(encoder, n_classes, args)
     with job.progress(len(train.names) * args.epochs, "pictures remembered") as progress:
         memory = fill(job.cache / "memory", train, forward, encoder.dim, how, job.device, progress)
-    bank = square_patches(encoder, val.images, args.input_px, "val", args, job, forward)
+    taken = f"patches, std {args.pixel_std}" if args.pixel_std else "patches"
+    bank = square_patches(encoder, val.images, args.input_px, "val", args, job, forward, taken)
     predict(val, bank, memory, args, job)
     shutil.copytree(job.cache / "predictions", job.details / "predictions")
     files = [(mask, job.details / "predictions" / f"{n}.png") for n, mask in zip(val.names, val.masks, strict=True)]
@@ -97,7 +100,7 @@ def run(encoder: Encoder, benchmark: Path, args: Args, job: Job) -> TaskResult:
         data_variant=f"{args.train_set}/{args.val_set}: {len(train.names)} train, {len(val.names)} val pictures, "
         f"{n_classes} classes",
         rows=label_rows(found, class_names(n_classes)),
-        notes=[f"{len(memory.keys)} patches in the memory, {memory.quota} of each picture and pass"],
+        notes=[*size_notes, f"{len(memory.keys)} patches in the memory, {memory.quota} of each picture and pass"],
     )
 
 

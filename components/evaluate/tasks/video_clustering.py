@@ -22,11 +22,13 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from components.evaluate.cluster_maps import read_clusters
+from components.evaluate.clustering import kept_notes
 from components.evaluate.images import read_rgb
 from components.evaluate.layouts.video_masks import MaskedVideo, read_videos
 from components.evaluate.matching import Match
 from components.evaluate.score_cli import score_main
 from components.evaluate.sheets import comparison_sheet, overlay
+from components.evaluate.sizes import fitted
 from components.evaluate.task import Job, Row, TaskParams, TaskResult, task
 from components.evaluate.video_clusters import Rule, Scope, Scores, scoped, score_videos
 
@@ -76,6 +78,7 @@ def run(encoder: Encoder, benchmark: Path, args: Args, job: Job) -> TaskResult:
     from components.evaluate.square_features import square_patches
     from components.evaluate.video_kmeans import cluster_videos
 
+    args, size_notes = fitted(args, "input_px", encoder.patch_size)
     rule = rule_of(args)
     videos = [drawn(v, args) for v in read_videos(benchmark, args.layout, args.split, args.video_list)]
     files = [frame for video in videos for frame in video.frames]
@@ -97,7 +100,7 @@ def run(encoder: Encoder, benchmark: Path, args: Args, job: Job) -> TaskResult:
         data_variant=f"{args.layout} {args.split}: {len(videos)} videos, {len(files)} frames with masks",
         rows=video_rows(videos, scores),
         tables={name.replace("-", "_"): found.units for name, found in scores.items()},
-        notes=[f"features of {encoder.dim} dimensions are all kept"] if encoder.dim < args.pca_dims else [],
+        notes=[*size_notes, *kept_notes(encoder.dim, args.pca_dims)],
     )
 
 

@@ -24,12 +24,14 @@ from pydantic import Field, model_validator
 
 from components.common.errors import StageError
 from components.evaluate.cluster_maps import maps_in, read_clusters, write_folder
+from components.evaluate.clustering import kept_notes
 from components.evaluate.image_clusters import score_maps
 from components.evaluate.images import read_index, read_rgb
 from components.evaluate.layouts.voc import Segmentation, read_voc
 from components.evaluate.matching import Match, Matched, label_rows
 from components.evaluate.score_cli import score_main
 from components.evaluate.sheets import comparison_sheet, overlay
+from components.evaluate.sizes import fitted
 from components.evaluate.stills import class_names, count_classes
 from components.evaluate.task import Job, Row, TaskParams, TaskResult, task
 
@@ -83,6 +85,7 @@ class Args(TaskParams):
 @task("voc_clustering", Args)
 def run(encoder: Encoder, benchmark: Path, args: Args, job: Job) -> TaskResult:
     """Cluster the split by each number and seed, write the maps, match and score them."""
+    args, size_notes = fitted(args, "input_px", encoder.patch_size)
     val = read_voc(benchmark, args.val_set, args.val_masks)
     n_classes = count_classes(val.masks, args.num_classes)
     grids = reduced_grids(encoder, val, args, job)
@@ -104,7 +107,7 @@ def run(encoder: Encoder, benchmark: Path, args: Args, job: Job) -> TaskResult:
         primary=f"miou_k{args.primary_k}",
         data_variant=f"{args.val_set}: {len(val.names)} pictures, {n_classes} classes",
         rows=class_rows(found, class_names(n_classes)),
-        notes=[f"features of {encoder.dim} dimensions are all kept"] if encoder.dim < args.pca_dims else [],
+        notes=[*size_notes, *kept_notes(encoder.dim, args.pca_dims)],
     )
 
 
