@@ -12,7 +12,6 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -242,11 +241,3 @@ def test_real_pictures(model: Path, tmp_path: Path) -> None:
     assert set(found["metrics"]) >= {"box_ap", "mask_ap"} and 0 <= found["metrics"]["box_ap"] <= 1
     results = read_results(tmp_path / "out/results.json", data)
     assert len(results) == 36 * 5 and all(r["segmentation"]["size"][0] > 400 for r in results)
-
-
-def test_the_published_recipe_is_the_defaults() -> None:
-    file = Path(__file__).parents[2] / "recipes/published/detection.yaml"
-    section = yaml.safe_load(file.read_text())["evaluate"]["coco"]
-    assert Args.model_validate({**section, "workers": 2}) == Args.model_validate({})
-    ours = {"seed", "device", "batch_images", "pictures"}
-    assert set(Args.model_fields) - set(section) - ours - Args.beside_protocol <= {"pos_quirk"}

@@ -10,7 +10,6 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -236,11 +235,3 @@ def test_coco_boxes_and_a_list(tmp_path: Path) -> None:
     (tmp_path / "some.txt").write_text("c.jpg\n")
     with pytest.raises(StageError, match=r"the list names c.jpg, which the annotations do not know"):
         read_pictures(tmp_path, "coco", "train2014", "some.txt", True, False)
-
-
-def test_the_published_recipe_is_the_defaults() -> None:
-    file = Path(__file__).parents[2] / "recipes/published/detection.yaml"
-    section = yaml.safe_load(file.read_text())["evaluate"]["discovery"]
-    assert discovery.Args.model_validate({**section, "workers": 2}) == discovery.Args.model_validate({})
-    ours = {"seed", "device", "batch_images", "pictures"}
-    assert set(discovery.Args.model_fields) - set(section) - ours - discovery.Args.beside_protocol <= {"pos_quirk"}
