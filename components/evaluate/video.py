@@ -47,6 +47,15 @@ class Reading:
     input_side: Literal["short", "long"] = "short"
 
 
+@dataclass(frozen=True)
+class Effort:
+    """What changes speed and memory, no result: frames a forward pass, threads that read them, torch device."""
+
+    batch: int
+    workers: int
+    device: str
+
+
 def input_size(height: int, width: int, reading: Reading, patch: int) -> tuple[int, int]:
     """(height, width) at which a frame enters the network; both sides end as multiples of the patch."""
     wanted, multiple = reading.input_px, reading.long_side_multiple_px
@@ -72,19 +81,16 @@ def masks_of(
     encoder: Encoder,
     reading: Reading,
     rule: Rule,
-    *,
-    batch: int,
-    workers: int,
-    device: str,
+    effort: Effort,
 ) -> Iterator[Mask]:
     """Predicted id maps (H, W) of every frame, in the source's size; the first comes from `first`, the true one."""
     source = (first.shape[0], first.shape[1])
     size = input_size(*source, reading, encoder.patch_size)
     grid = (size[0] // encoder.patch_size, size[1] // encoder.patch_size)
     ids, labels = first_labels(first, size, grid, reading.label_grid)
-    labels = labels.to(device)
+    labels = labels.to(effort.device)
     yield first if reading.keep_first_mask else decode(labels, ids, size, source, reading.min_max)
-    features = grids(frames, encoder, size, reading.pixel_std, batch=batch, workers=workers, device=device)
+    features = grids(frames, encoder, size, reading.pixel_std, effort)
     for soft in propagate(features, labels, rule):
         yield decode(soft, ids, size, source, reading.min_max)
 
@@ -94,10 +100,7 @@ def grids(
     encoder: Encoder,
     size: tuple[int, int],
     std: Sequence[float] | None,
-    *,
-    batch: int,
-    workers: int,
-    device: str,
+    effort: Effort,
 ) -> Iterator[Tensor]:
     """Patch features (h, w, D) frame by frame at input `size`, computed a few frames at a time."""
 
@@ -106,10 +109,10 @@ def grids(
         return image if image.shape[:2] == size else cv2.resize(image, size[::-1], interpolation=cv2.INTER_LINEAR)
 
     waiting: list[NDArray[np.uint8]] = []
-    for number, frame in enumerate(ahead(look, frames, workers)):
+    for number, frame in enumerate(ahead(look, frames, effort.workers)):
         waiting.append(frame)
-        if len(waiting) == batch or number == len(frames) - 1:
-            pixels = torch.from_numpy(np.stack(waiting)).to(device)
+        if len(waiting) == effort.batch or number == len(frames) - 1:
+            pixels = torch.from_numpy(np.stack(waiting)).to(effort.device)
             yield from encoder.patches(normalised(pixels, encoder.mean, std or encoder.std))
             waiting = []
 

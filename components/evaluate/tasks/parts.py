@@ -86,8 +86,7 @@ def write_labels(folder: Path, video: Sequence, encoder: Encoder, args: Args, jo
     first = read_index(video.masks[0])
     check_labels(first[first != VOID], len(CLASSES), video.masks[0])
     first[first == VOID] = 0
-    how = {"batch": args.batch_images, "workers": args.workers, "device": job.device}
-    labels = masks_of(video.frames, first, encoder, *protocol_of(args), **how)
+    labels = masks_of(video.frames, first, encoder, *protocol_of(args), args.effort(job.device))
     for frame, found in zip(video.frames, labels, strict=True):
         write_index(partial / f"{frame.stem}.png", found)
     partial.rename(folder)
