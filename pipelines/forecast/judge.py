@@ -64,7 +64,7 @@ def _device(per_s: float, rates: Rates) -> float:
 
 def _input_px(task: str, params: Mapping[str, Any]) -> float:
     """Short side of what enters the network."""
-    value = params.get("input_px", params.get("crop_px", INPUT_PX.get(task, 224)))
+    value = params.get("input_px") or params.get("crop_px") or INPUT_PX.get(task, 224)  # null: the pictures' own size
     return float(min(value) if isinstance(value, list | tuple) else value)
 
 

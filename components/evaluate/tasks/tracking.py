@@ -1,8 +1,9 @@
 """Object tracking on GOT-10k without a tracker: the box of a propagated box, scored by AO and SR.
 
 The box of the first frame is filled and carried through the video as a mask (`vos`, which see for the protocols); the
-box of the propagated mask's largest piece is the answer. No tracker is trained and no box regressed, so figures may be compared with
-each other and not with those of trackers. DoRA (arXiv:2310.08584) reports GOT-10k with a tracker that was not released.
+box of the propagated mask's largest piece is the answer. No tracker is trained and no box regressed, so figures may be
+compared with each other and not with those of trackers. DoRA (arXiv:2310.08584) reports GOT-10k with a tracker that was
+not released.
 """
 
 from __future__ import annotations
