@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -20,6 +22,13 @@ def test_the_recipe_states_the_defaults(name: str) -> None:
     told, default = args.model_validate(section), args.model_validate({})
     assert told.model_dump(exclude=BESIDE) == default.model_dump(exclude=BESIDE)
     assert set(args.model_fields) - args.beside_protocol <= {*section, "pos_quirk"}  # every constant is written out
+
+
+def test_scores_need_no_torch() -> None:
+    """Each task file is also a command on files alone."""
+    names = ", ".join(f"components.evaluate.tasks.{name}" for name in ("vos", "pose", "parts", "tracking"))
+    code = f"import sys, {names}; sys.exit('torch' in sys.modules or 'mlflow' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
 
 @pytest.mark.parametrize("name", ["vos", "pose", "parts", "tracking"])
