@@ -90,6 +90,7 @@ def test_bilinear_channels_follow_the_palette() -> None:
     """Index 8 is dark red (64, 0, 0): in blue-green-red order it comes before index 1, (128, 0, 0)."""
     truth = np.array([[0, 1, 8, 4]], np.uint8).repeat(4, 0)
     assert first_labels(truth, (4, 4), (4, 4), "bilinear")[0] == [0, 8, 1, 4]
+    assert first_labels(truth, (4, 4), (4, 4), "bilinear", "value")[0] == [0, 1, 4, 8]
 
 
 def test_stretch_keeps_a_constant_channel() -> None:
