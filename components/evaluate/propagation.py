@@ -135,8 +135,10 @@ def _strip(target: Tensor, memory: Memory, far: tuple[Tensor, Tensor] | None, st
     queries = target[start:stop].reshape(-1, dim).T
     reach = rule.radius_cells - (rule.window == "disk")  # a distance below the radius
     low, high = max(0, start - reach), min(len(target), stop + reach)
-    reached, n_slots = memory.features[low:high], memory.features.shape[2]
-    similar = (reached.reshape(-1, dim) @ queries).view(-1, n_slots, queries.shape[1])  # (cells, S, T)
+    n_slots = memory.features.shape[2]
+    high = high if n_slots else low  # nothing within the window to ask, yet
+    n_cells = (high - low) * target.shape[1]
+    similar = (memory.features[low:high].reshape(-1, dim) @ queries).view(n_cells, n_slots, queries.shape[1])
     barred = ~allowed(range(start, stop), range(low, high), target.shape[1], rule, target.device)
     best = similar.amax(1).masked_fill_(barred, -torch.inf) if n_slots else similar.view(0, queries.shape[1])
     labels = memory.labels[low:high].flatten(0, 2)
@@ -145,7 +147,7 @@ def _strip(target: Tensor, memory: Memory, far: tuple[Tensor, Tensor] | None, st
     return vote(best.T.contiguous(), similar, memory.votes, labels, rule)
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=64)
 def allowed(rows: range, source_rows: range, width: int, rule: Rule, device: torch.device | str = "cpu") -> Tensor:
     """bool (source cells, target cells) of two blocks of rows: which source lies in the window of which target."""
     dy = torch.tensor(source_rows)[:, None] - torch.tensor(rows)

@@ -11,7 +11,7 @@ from components.evaluate.task import TaskParams
 
 if TYPE_CHECKING:
     from components.evaluate.propagation import Rule
-    from components.evaluate.video import Reading
+    from components.evaluate.video import Effort, Reading
 
 DINO = {
     "input_px": 480, "long_side_multiple_px": 64, "pixel_std": [0.228, 0.224, 0.225],
@@ -69,6 +69,12 @@ class RuleArgs(TaskParams):
         from components.evaluate.propagation import Rule
 
         return Rule(**{field.name: getattr(self, field.name) for field in fields(Rule)})
+
+    def effort(self, device: str) -> Effort:
+        """What changes speed and memory only."""
+        from components.evaluate.video import Effort
+
+        return Effort(self.batch_images, self.workers, device)
 
 
 class MaskArgs(RuleArgs):

@@ -36,6 +36,8 @@ class Reading:
         min_max: each label's map is stretched to 0..1 before the maximum is taken.
         keep_first_mask: the first mask is written as given, else as it comes back from the grid.
         input_side: which side a single `input_px` names.
+        label_order: of the channels of `bilinear` first labels, which decides equal votes: DAVIS's masks are told
+            apart by palette colour, grey label maps by value.
     """
 
     input_px: int | tuple[int, int] | None
@@ -45,6 +47,16 @@ class Reading:
     min_max: bool
     keep_first_mask: bool
     input_side: Literal["short", "long"] = "short"
+    label_order: Literal["palette", "value"] = "palette"
+
+
+@dataclass(frozen=True)
+class Effort:
+    """What changes speed and memory, no result: frames a forward pass, threads that read them, torch device."""
+
+    batch: int
+    workers: int
+    device: str
 
 
 def input_size(height: int, width: int, reading: Reading, patch: int) -> tuple[int, int]:
@@ -72,19 +84,16 @@ def masks_of(
     encoder: Encoder,
     reading: Reading,
     rule: Rule,
-    *,
-    batch: int,
-    workers: int,
-    device: str,
+    effort: Effort,
 ) -> Iterator[Mask]:
     """Predicted id maps (H, W) of every frame, in the source's size; the first comes from `first`, the true one."""
     source = (first.shape[0], first.shape[1])
     size = input_size(*source, reading, encoder.patch_size)
     grid = (size[0] // encoder.patch_size, size[1] // encoder.patch_size)
-    ids, labels = first_labels(first, size, grid, reading.label_grid)
-    labels = labels.to(device)
+    ids, labels = first_labels(first, size, grid, reading.label_grid, reading.label_order)
+    labels = labels.to(effort.device)
     yield first if reading.keep_first_mask else decode(labels, ids, size, source, reading.min_max)
-    features = grids(frames, encoder, size, reading.pixel_std, batch=batch, workers=workers, device=device)
+    features = grids(frames, encoder, size, reading.pixel_std, effort)
     for soft in propagate(features, labels, rule):
         yield decode(soft, ids, size, source, reading.min_max)
 
@@ -94,10 +103,7 @@ def grids(
     encoder: Encoder,
     size: tuple[int, int],
     std: Sequence[float] | None,
-    *,
-    batch: int,
-    workers: int,
-    device: str,
+    effort: Effort,
 ) -> Iterator[Tensor]:
     """Patch features (h, w, D) frame by frame at input `size`, computed a few frames at a time."""
 
@@ -106,10 +112,10 @@ def grids(
         return image if image.shape[:2] == size else cv2.resize(image, size[::-1], interpolation=cv2.INTER_LINEAR)
 
     waiting: list[NDArray[np.uint8]] = []
-    for number, frame in enumerate(ahead(look, frames, workers)):
+    for number, frame in enumerate(ahead(look, frames, effort.workers)):
         waiting.append(frame)
-        if len(waiting) == batch or number == len(frames) - 1:
-            pixels = torch.from_numpy(np.stack(waiting)).to(device)
+        if len(waiting) == effort.batch or number == len(frames) - 1:
+            pixels = torch.from_numpy(np.stack(waiting)).to(effort.device)
             yield from encoder.patches(normalised(pixels, encoder.mean, std or encoder.std))
             waiting = []
 
@@ -124,21 +130,25 @@ def size_notes(sizes: Iterable[tuple[int, int]], reading: Reading, patch: int) -
 
 
 def first_labels(
-    truth: Mask, size: tuple[int, int], grid: tuple[int, int], how: Literal["nearest", "bilinear"]
+    truth: Mask,
+    size: tuple[int, int],
+    grid: tuple[int, int],
+    how: Literal["nearest", "bilinear"],
+    order: Literal["palette", "value"] = "palette",
 ) -> tuple[list[int], Tensor]:
     """Ids by channel and the first frame's soft labels (h, w, C).
 
     `nearest` (DINO): the mask goes straight to the grid, one channel per id up to the largest. `bilinear` (videowalk):
     the mask goes to the input size, one channel per id present, and the channels are interpolated down without
-    smoothing, so that a cell sees only its four centre pixels. Channels are in order of palette colour (blue, green,
-    red), which decides equal votes.
+    smoothing, so that a cell sees only its four centre pixels. Channels are in order of value, or of palette colour
+    (blue, green, red), which decides equal votes.
     """
     if how == "nearest":
         ids = list(range(int(truth.max()) + 1))
         small = np.array(Image.fromarray(truth).resize(grid[::-1], Image.Resampling.NEAREST))
         return ids, torch.from_numpy(small[..., None] == np.array(ids)).float()
     palette = np.array(pascal_palette()).reshape(256, 3)
-    ids = sorted(np.unique(truth).tolist(), key=lambda i: tuple(palette[i][::-1]))
+    ids = sorted(np.unique(truth).tolist(), key=lambda i: tuple(palette[i][::-1]) if order == "palette" else i)
     large = cv2.resize(truth, size[::-1], interpolation=cv2.INTER_NEAREST)
     channels = torch.from_numpy(large == np.array(ids, np.uint8)[:, None, None]).float()
     return ids, F.interpolate(channels[None], size=grid, mode="bilinear")[0].permute(1, 2, 0).contiguous()

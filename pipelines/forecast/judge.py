@@ -45,7 +45,7 @@ USUAL = {
     "coco": Usual(800, wide=True, epochs=12),
     "vos": Usual(480, wide=True),
     "pose": Usual(320),
-    "parts": Usual(560),
+    "parts": Usual(880),
     "tracking": Usual(480, wide=True),
     "video_clustering": Usual(224),
     "voc_clustering": Usual(448),
@@ -117,7 +117,7 @@ def _device(per_s: float, rates: Rates) -> float:
 
 def input_side(task: str, params: Mapping[str, Any]) -> float:
     """Short side of what enters the network."""
-    told = next((params[name] for name in ("input_px", "test_short_px", "crop_px") if name in params), None)
+    told = next((params[name] for name in ("input_px", "test_short_px", "crop_px") if params.get(name)), None)
     value = USUAL.get(task, OTHER).input_px if told is None else told
     return float(min(value) if isinstance(value, list | tuple) else value)
 

@@ -57,9 +57,22 @@ def naive(features: np.ndarray, first: np.ndarray, rule: Rule) -> list[np.ndarra
     return labels[1:]
 
 
-@pytest.mark.parametrize("rule", [DINO, CROPMAE, replace(DINO, top_k=1), replace(CROPMAE, window="square")])
-def test_equals_the_loop(rule: Rule) -> None:
-    features, first = clip()
+OTHERS = [
+    replace(DINO, top_k=1),
+    replace(DINO, context_frames=0),
+    replace(DINO, restrict_first=False),
+    replace(DINO, fill_with_first=True),
+    replace(CROPMAE, window="square"),
+    replace(CROPMAE, fill_with_first=False),
+    replace(CROPMAE, context_frames=0),
+    replace(CROPMAE, top_k=1000),
+]
+
+
+@pytest.mark.parametrize("rule", [DINO, CROPMAE, *OTHERS])
+@pytest.mark.parametrize(("height", "width"), [(5, 7), (8, 3)])
+def test_equals_the_loop(rule: Rule, height: int, width: int) -> None:
+    features, first = clip(6, height, width)
     found = list(propagate(features, first, rule))
     for ours, theirs in zip(found, naive(features.numpy(), first.numpy(), rule), strict=True):
         np.testing.assert_allclose(ours.numpy(), theirs, atol=1e-10)
@@ -81,6 +94,16 @@ def test_static_clip_with_one_vote_returns_the_first_labels(rule: Rule) -> None:
     features, first = clip(1)
     for labels in propagate(features.expand(5, -1, -1, -1), first, replace(rule, top_k=1, keep_ties=False)):
         assert torch.equal(labels, first)
+
+
+@pytest.mark.parametrize("rule", [DINO, replace(DINO, restrict_first=False), replace(DINO, top_k=1)])
+def test_many_ties_equal_the_loop(rule: Rule) -> None:
+    """Features that are the same or orthogonal: far more sources tie than vote, across cells and frames."""
+    kinds = np.random.default_rng(1).integers(0, 4, (5, 4, 6))
+    features, first = torch.from_numpy(np.eye(4)[kinds]), clip(1, 4, 6)[1]
+    found = list(propagate(features, first, rule))
+    for ours, theirs in zip(found, naive(features.numpy(), first.numpy(), rule), strict=True):
+        np.testing.assert_allclose(ours.numpy(), theirs, atol=1e-10)
 
 
 def test_ties_all_vote_or_just_enough() -> None:

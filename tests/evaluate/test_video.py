@@ -17,7 +17,7 @@ from components.common.errors import StageError
 from components.evaluate.layouts.davis import read_davis
 from components.evaluate.protocols import protocol_of
 from components.evaluate.tasks.vos import Args
-from components.evaluate.video import decode, first_labels, input_size, masks_of, stretch
+from components.evaluate.video import Effort, decode, first_labels, input_size, masks_of, stretch
 from tests.evaluate.small import davis
 
 
@@ -90,6 +90,7 @@ def test_bilinear_channels_follow_the_palette() -> None:
     """Index 8 is dark red (64, 0, 0): in blue-green-red order it comes before index 1, (128, 0, 0)."""
     truth = np.array([[0, 1, 8, 4]], np.uint8).repeat(4, 0)
     assert first_labels(truth, (4, 4), (4, 4), "bilinear")[0] == [0, 8, 1, 4]
+    assert first_labels(truth, (4, 4), (4, 4), "bilinear", "value")[0] == [0, 1, 4, 8]
 
 
 def test_stretch_keeps_a_constant_channel() -> None:
@@ -116,8 +117,8 @@ def test_a_still_video_keeps_its_mask(tmp_path: Path, model: Path, protocol: str
     args = Args.model_validate({"protocol": protocol, **changes})
     (sequence,) = read_davis(benchmark)
     truth = np.array(Image.open(sequence.masks[0]))
-    how = {"batch": 3, "workers": 1, "device": "cpu"}
-    masks = list(masks_of(sequence.frames, truth, load_encoder(model), *protocol_of(args), **how))
+    effort = Effort(batch=3, workers=1, device="cpu")
+    masks = list(masks_of(sequence.frames, truth, load_encoder(model), *protocol_of(args), effort))
     assert len(masks) == 5
     assert np.array_equal(masks[0], truth) == (protocol == "dino")
     for mask in masks[1:]:

@@ -46,6 +46,7 @@ class Args(MaskArgs):
     input_px: int | tuple[int, int] | None = Field(description="one side, or [height, width] forced, or null: as is")
     input_side: Literal["short", "long"] = Field("long", description="which side a single input_px names")
     long_side_multiple_px: int = Field(gt=0, description="the side that is not named is rounded down to a multiple")
+    label_order: Literal["palette", "value"] = Field("value", description="of the labels, decides equal votes")
     video_list: str = Field("val_videos", description="list of videos under lists")
     count_first_frame: bool = Field(True, description="the first frame, whose labels are given, is scored as well")
 
@@ -86,8 +87,7 @@ def write_labels(folder: Path, video: Sequence, encoder: Encoder, args: Args, jo
     first = read_index(video.masks[0])
     check_labels(first[first != VOID], len(CLASSES), video.masks[0])
     first[first == VOID] = 0
-    how = {"batch": args.batch_images, "workers": args.workers, "device": job.device}
-    labels = masks_of(video.frames, first, encoder, *protocol_of(args), **how)
+    labels = masks_of(video.frames, first, encoder, *protocol_of(args), args.effort(job.device))
     for frame, found in zip(video.frames, labels, strict=True):
         write_index(partial / f"{frame.stem}.png", found)
     partial.rename(folder)

@@ -112,8 +112,7 @@ def joints_of(clip: Clip, encoder: Encoder, args: Args, job: Job) -> Joints:
     grid = (size[0] // encoder.patch_size, size[1] // encoder.patch_size)
     first = heat_maps(clip.joints[0], (clip.height, clip.width), grid, args.sigma_cells)
     labels = torch.from_numpy(first).float().to(job.device)
-    how = {"batch": args.batch_images, "workers": args.workers, "device": job.device}
-    features = grids(clip.frames, encoder, size, args.pixel_std, **how)
+    features = grids(clip.frames, encoder, size, args.pixel_std, args.effort(job.device))
     maps = [first, *(soft.cpu().double().numpy() for soft in propagate(features, labels, args.rule()))]
     cells = np.stack([decode(soft, args.decode_cells) for soft in maps])
     pixels = cells * np.array([clip.width / grid[1], clip.height / grid[0]])

@@ -1,8 +1,9 @@
 """Object tracking on GOT-10k without a tracker: the box of a propagated box, scored by AO and SR.
 
 The box of the first frame is filled and carried through the video as a mask (`vos`, which see for the protocols); the
-box of each propagated mask is the answer. No tracker is trained and no box regressed, so figures may be compared with
-each other and not with those of trackers. DoRA (arXiv:2310.08584) reports GOT-10k with a tracker that was not released.
+box of the propagated mask's largest piece is the answer. No tracker is trained and no box regressed, so figures may be
+compared with each other and not with those of trackers. DoRA (arXiv:2310.08584) reports GOT-10k with a tracker that was
+not released.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ class Args(MaskArgs):
     beside_protocol: ClassVar[frozenset[str]] = MaskArgs.beside_protocol
 
     subset: Literal["train", "val"] = Field("val", description="test has no truth to score")
-    box_of: Literal["mask", "largest_piece"] = Field("mask", description="what of the mask the box goes round")
+    box_of: Literal["mask", "largest_piece"] = Field("largest_piece", description="what the box goes round")
     when_lost: Literal["last", "empty"] = Field("last", description="the box of an empty mask: the last one, or none")
 
 
@@ -84,9 +85,8 @@ def boxes_of(track: Track, frames: list[Path], encoder: Encoder, args: Args, job
     from components.evaluate.video import masks_of
 
     first = box_mask(track.boxes[0], read_rgb(frames[0]).size)
-    how = {"batch": args.batch_images, "workers": args.workers, "device": job.device}
     last = track.boxes[0]
-    for number, mask in enumerate(masks_of(frames, first, encoder, *protocol_of(args), **how)):
+    for number, mask in enumerate(masks_of(frames, first, encoder, *protocol_of(args), args.effort(job.device))):
         if number:
             found = mask_box(mask, args.box_of)
             last = found if found is not None else last if args.when_lost == "last" else np.zeros(4)

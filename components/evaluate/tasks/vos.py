@@ -82,8 +82,7 @@ def write_masks(folder: Path, sequence: Sequence, encoder: Encoder, args: Args, 
     remove(partial)
     first = read_index(sequence.masks[0])
     first[first == VOID] = 0
-    how = {"batch": args.batch_images, "workers": args.workers, "device": job.device}
-    masks = masks_of(sequence.frames, first, encoder, *protocol_of(args), **how)
+    masks = masks_of(sequence.frames, first, encoder, *protocol_of(args), args.effort(job.device))
     for frame, mask in zip(sequence.frames, masks, strict=True):
         write_index(partial / f"{frame.stem}.png", mask)
     partial.rename(folder)
