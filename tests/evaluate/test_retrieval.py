@@ -235,7 +235,7 @@ def test_bad_input(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[st
             {"memory": 11},
             "a memory of 11 patches has no place for one of each picture (6 pictures and 2 epochs need 12)",
         ),
-        ({"input_px": 30}, "no whole number of 8-pixel patches"),
+        ({"input_px": 30, "fit": "exact"}, "no whole number of 8-pixel patches"),
         ({"num_classes": 3}, "label 3 in a benchmark of 3 classes"),
         ({"temperature": 0}, "'temperature' = 0"),
     ):
