@@ -141,10 +141,10 @@ def _strip(target: Tensor, memory: Memory, far: tuple[Tensor, Tensor] | None, st
     similar = (memory.features[low:high].reshape(-1, dim) @ queries).view(n_cells, n_slots, queries.shape[1])
     barred = ~allowed(range(start, stop), range(low, high), target.shape[1], rule, target.device)
     best = similar.amax(1).masked_fill_(barred, -torch.inf) if n_slots else similar.view(0, queries.shape[1])
-    labels = memory.labels[low:high].flatten(0, 2)
+    labels, best = memory.labels[low:high].flatten(0, 2), best.T
     if far is not None:
-        best, labels = torch.cat([best, far[0] @ queries]), torch.cat([labels, far[1]])
-    return vote(best.T.contiguous(), similar, memory.votes, labels, rule)
+        best, labels = torch.cat([best, queries.T @ far[0].T], dim=1), torch.cat([labels, far[1]])
+    return vote(best.contiguous(), similar, memory.votes, labels, rule)
 
 
 @lru_cache(maxsize=64)
