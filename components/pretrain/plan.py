@@ -6,7 +6,7 @@ A plan is data, not code: methods write it, `views.py` carries it out in the wor
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 
 @dataclass(frozen=True)
@@ -272,7 +272,7 @@ class ViewPlan:
         assert self.patch_px is not None
         return crop.size_px // self.patch_px
 
-    def recoloured(self, **colours: float) -> ViewPlan:
+    def recoloured(self, **colours: Any) -> ViewPlan:
         """The same views with these values in every crop's photometric recipes."""
         crops = tuple(
             replace(crop, photometric=tuple(replace(recipe, **colours) for recipe in crop.photometric))
