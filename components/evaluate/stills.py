@@ -21,9 +21,14 @@ def square(file: Path, side: int) -> NDArray[np.uint8]:
 
 def square_labels(file: Path, side: int, n_classes: int) -> NDArray[np.uint8]:
     """The whole label map as (side, side), nearest; StageError for a label that is neither a class nor void."""
+    return np.array(Image.fromarray(checked_labels(file, n_classes)).resize((side, side), Image.Resampling.NEAREST))
+
+
+def checked_labels(file: Path, n_classes: int) -> NDArray[np.uint8]:
+    """A label map (H, W); StageError for a label that is neither a class nor void."""
     labels = read_index(file)
     check_labels(labels[labels != VOID], n_classes, file)
-    return np.array(Image.fromarray(labels).resize((side, side), Image.Resampling.NEAREST))
+    return labels
 
 
 def count_classes(masks: list[Path], told: int | None) -> int:

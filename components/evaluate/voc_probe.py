@@ -11,15 +11,15 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydantic import Field
 
-from components.common.errors import StageError
 from components.evaluate import segmentation_score as seg
 from components.evaluate.crops import random_box
 from components.evaluate.feature_store import Transform
-from components.evaluate.images import ahead, read_index, read_rgb, size_of, write_index
-from components.evaluate.layouts.voc import CLASSES, Segmentation, read_voc
+from components.evaluate.images import ahead, read_rgb, size_of, write_index
+from components.evaluate.layouts.voc import Segmentation, read_voc
 from components.evaluate.prediction_sheet import draw
 from components.evaluate.seeds import rng_of
 from components.evaluate.sizes import fitted
+from components.evaluate.stills import checked_labels, class_names, count_classes, square, square_labels
 from components.evaluate.task import Job, TaskParams, TaskResult
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def run_probe(
     def bank(name: str, s: Segmentation) -> FeatureBank:
         how = Transform("square (bilinear)", (args.input_px,), "patches")
         folder, forward = job.cache / name, patch_features(encoder)
-        return extract(s.images, lambda f: look(f, args.input_px), forward, folder, args, job, how)
+        return extract(s.images, lambda f: square(f, args.input_px), forward, folder, args, job, how)
 
     val_bank = bank("val", val)
     if args.augment:
@@ -100,7 +100,7 @@ def run_probe(
         [(mask, job.details / "predictions" / f"{n}.png") for n, mask in zip(val.names, val.masks, strict=True)],
         n_classes,
     )
-    names = CLASSES if n_classes == len(CLASSES) else [str(i) for i in range(n_classes)]
+    names = class_names(n_classes)
     draw(job.details / "segmentation.png", val, job.details / "predictions", args.pictures, dict(enumerate(names)))
     return TaskResult(
         protocol=f"{protocol}, input {args.input_px}, labels {args.label_px}",
@@ -117,7 +117,7 @@ def plain(bank: FeatureBank, train: Segmentation, n_classes: int, args: ProbePar
     """Batches of features computed once, the whole picture as a square."""
     import torch
 
-    labels = torch.from_numpy(np.stack([small_labels(file, args.label_px, n_classes) for file in train.masks]))
+    labels = torch.from_numpy(np.stack([square_labels(file, args.label_px, n_classes) for file in train.masks]))
 
     def batches(_: int, parts: list[NDArray[np.int64]]) -> Iterator[tuple[Tensor, Tensor]]:
         for numbers in parts:
@@ -149,7 +149,7 @@ def view(
     train: Segmentation, number: int, n_classes: int, args: ProbeParams, rng: np.random.Generator
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """A random crop at the network's size, and its labels on the grid of the loss (nearest, by way of that size)."""
-    image, labels = read_rgb(train.images[number]), Image.fromarray(read_labels(train.masks[number], n_classes))
+    image, labels = read_rgb(train.images[number]), Image.fromarray(checked_labels(train.masks[number], n_classes))
     top, left, height, width = random_box(image.height, image.width, args.crop_scale, args.crop_ratio, rng)
     box, side = (left, top, left + width, top + height), (args.input_px, args.input_px)
     pixels = np.array(image.crop(box).resize(side, Image.Resampling.BILINEAR))
@@ -157,36 +157,6 @@ def view(
     if rng.random() < args.flip:
         pixels, full = np.ascontiguousarray(pixels[:, ::-1]), full.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     return pixels, np.array(full.resize((args.label_px, args.label_px), Image.Resampling.NEAREST))
-
-
-def look(file: Path, side: int) -> NDArray[np.uint8]:
-    """The whole picture as a square, its aspect ratio given up as the protocol does."""
-    return np.array(read_rgb(file).resize((side, side), Image.Resampling.BILINEAR))
-
-
-def read_labels(file: Path, n_classes: int) -> NDArray[np.uint8]:
-    """A label map (H, W); StageError for a label that is no class."""
-    labels = read_index(file)
-    seg.check_labels(labels[labels != seg.VOID], n_classes, file)
-    return labels
-
-
-def small_labels(file: Path, side: int, n_classes: int) -> NDArray[np.uint8]:
-    """The label map on the square grid of the loss (nearest)."""
-    return np.array(Image.fromarray(read_labels(file, n_classes)).resize((side, side), Image.Resampling.NEAREST))
-
-
-def count_classes(masks: list[Path], told: int | None) -> int:
-    """The number told, else one more than the largest label of all maps."""
-    if told is not None:
-        return told
-    largest = 0
-    for file in masks:
-        labels = read_index(file)
-        largest = max(largest, int(labels[labels != seg.VOID].max(initial=0)))
-    if largest == 0:
-        raise StageError("the label maps hold background only", where=masks[0].parent)
-    return largest + 1
 
 
 def predict(
@@ -211,6 +181,6 @@ def predict(
                 class_scores(head, features, size, head_px).argmax(1)[0].byte().cpu().numpy()
                 for size in ((args.label_px, args.label_px), size_of(mask))
             )
-        counts += seg.confusion(small_labels(mask, args.label_px, n_classes), small, n_classes)
+        counts += seg.confusion(square_labels(mask, args.label_px, n_classes), small, n_classes)
         write_index(job.details / "predictions" / f"{name}.png", native)
     return counts
