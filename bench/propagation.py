@@ -53,23 +53,23 @@ def literal(features: Tensor, labels: Tensor, rule: Rule) -> Iterator[Tensor]:
         features: (T, h, w, D), of which frames 1.. are predicted.
         labels: (h, w, C) of the first.
     """
-    n_cells = HEIGHT * WIDTH
-    padded = torch.cat([features[:1]] * rule.context_frames + [features])
+    n_cells, context = HEIGHT * WIDTH, rule.context_frames
+    padded = torch.cat([features[:1]] * context + [features])
     padded = F.normalize(padded.permute(3, 0, 1, 2), dim=0)[None]  # (1, D, L, h, w)
-    known = [labels.flatten(0, 1)] * (rule.context_frames + 1)
+    known = [labels.flatten(0, 1)] * (context + 1)
     barred = window_mask(rule)
-    for start in range(1, len(features), TARGETS):
-        targets = range(start, min(start + TARGETS, len(features)))
-        sources = torch.tensor([[0, *range(t, t + rule.context_frames)] for t in targets])
-        keys = padded[:, :, sources].flatten(-2)  # (1, D, 2, 21, h * w)
-        queries = padded[:, :, torch.tensor(targets) + rule.context_frames].flatten(-2)
+    sources = torch.tensor([[0, *range(t, t + context)] for t in range(1, len(features))])
+    keys = padded[:, :, sources].flatten(-2)  # (1, D, T - 1, 21, h * w): for all frames at once, as released
+    queries = padded[:, :, context + 1 :].flatten(-2)
+    for start in range(0, len(sources), TARGETS):
+        some = slice(start, start + TARGETS)
         found = [
-            affinity(keys, queries[..., x : x + CELLS], barred[..., x : x + CELLS], rule)
+            affinity(keys[:, :, some], queries[:, :, some, x : x + CELLS], barred[..., x : x + CELLS], rule)
             for x in range(0, n_cells, CELLS)
         ]
         weights, places = (torch.cat(parts, dim=-1) for parts in zip(*found, strict=True))
-        for n in range(len(targets)):
-            votes = torch.cat([known[s] for s in sources[n]]).T  # (C, 21 * h * w)
+        for n, own in enumerate(sources[some]):
+            votes = torch.cat([known[s] for s in own]).T  # (C, 21 * h * w)
             known.append((votes[:, places[n]] * weights[n]).sum(1).T)
             yield known[-1]
 
