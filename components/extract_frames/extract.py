@@ -13,11 +13,12 @@ from components.common.context import Context
 from components.common.cores import usable_cores
 from components.common.errors import StageError
 from components.common.frame_store_writer import BAD, VideoRow, content_hash
-from components.extract_frames.annotations import Tracks, find_tracks, told
+from components.extract_frames.annotations import Tracks, find_tracks
 from components.extract_frames.config import ExtractParams
 from components.extract_frames.find import Source, find_sources
 from components.extract_frames.finished import Finished, assemble, check_share
 from components.extract_frames.long_video import Result, start
+from components.extract_frames.mismatch import mismatches
 from components.extract_frames.parts import Part, cut, params_hash, parse_part
 from components.extract_frames.video import Decoder
 
@@ -75,8 +76,8 @@ def _tracks(ctx: Context, params: ExtractParams, sources: list[Source]) -> Track
     if params.tracks is None or folder is None:
         return None
     tracks = find_tracks(folder, params.tracks, params.masks, [source.key for source in sources])
-    if tracks.strays:
-        ctx.warn(told(tracks.strays))
+    for line in mismatches(tracks, sources):
+        ctx.warn(line)
     return tracks
 
 
@@ -86,6 +87,8 @@ def _tell_of_objects(ctx: Context, finished: Finished, sources: list[Source]) ->
     for source in sources:
         told = finished.told(source)
         n_boxes, n_outside, videos = n_boxes + told["n"], n_outside + told["n_outside"], videos + bool(told["n"])
+        if told["note"]:
+            ctx.warn(f"{source.name}: {told['note']}")
         if told["trouble"]:
             ctx.warn(f"no objects for {source.name}: {told['trouble']}")
     if n_outside:

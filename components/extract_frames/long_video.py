@@ -130,7 +130,7 @@ def kept_piece(finished: Finished, name: str) -> PieceFrames | None:
     entry = finished.manifest[name]
     if entry is None:
         return None
-    dtypes = {"frames": FRAME, "ticks": np.int64, "cuts": np.int64}
+    dtypes: dict[str, Any] = {"frames": FRAME, "ticks": np.int64, "cuts": np.int64}
     columns = {part: np.frombuffer(finished.packs.read(*entry[part]), dtype) for part, dtype in dtypes.items()}
     border = tuple((int(at), str(checksum)) for at, checksum in entry["border"])
     return PieceFrames(**columns, border=border, damage=entry["damage"])

@@ -41,6 +41,7 @@ class VideoObjects:
         categories: name of each track.
         n_outside: boxes that were left out: no part of them lies in the picture, or their track has another one.
         trouble: why the video's annotation could not be used; empty where it could, or where there is none.
+        note: what else does not fit, and does no harm.
     """
 
     at: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
@@ -50,6 +51,7 @@ class VideoObjects:
     categories: dict[int, str] = field(default_factory=dict)
     n_outside: int = 0
     trouble: str = ""
+    note: str = ""
 
     @property
     def rows(self) -> NDArray[np.void]:
@@ -62,14 +64,15 @@ class VideoObjects:
     @property
     def facts(self) -> dict[str, Any]:
         """What is kept beside the rows, as JSON."""
-        return {"categories": self.categories, "n_outside": self.n_outside, "trouble": self.trouble}
+        return {"categories": self.categories, "n_outside": self.n_outside, "trouble": self.trouble, "note": self.note}
 
     @staticmethod
     def parsed(rows: bytes, facts: Mapping[str, Any]) -> VideoObjects:
         """The objects of which `rows` and `facts` were kept."""
         columns = {name: np.frombuffer(rows, OBJECT)[name] for name in OBJECT.names or ()}
         categories = {int(track): name for track, name in facts["categories"].items()}
-        return VideoObjects(**columns, categories=categories, n_outside=facts["n_outside"], trouble=facts["trouble"])
+        said = {name: facts[name] for name in ("n_outside", "trouble", "note")}
+        return VideoObjects(**columns, categories=categories, **said)
 
 
 def objects_of(extracted: Extracted, tracks: Tracks) -> VideoObjects:
@@ -82,7 +85,18 @@ def objects_of(extracted: Extracted, tracks: Tracks) -> VideoObjects:
         _check_fits(annotation, extracted.video)
     except ValueError as error:
         return VideoObjects(trouble=f"{file.name}: {error}")
-    return join(annotation, extracted.frames["pts_s"])
+    found = join(annotation, extracted.frames["pts_s"])
+    found.note = _beyond(tracks.label_maps(extracted.video.key), len(annotation.trajectories))
+    return found
+
+
+def _beyond(label_maps: Mapping[int, Path], n_annotated: int) -> str:
+    """A line about label maps of frames that the annotation does not tell of; empty where there are none."""
+    beyond = [number for number in label_maps if number >= n_annotated]
+    if not beyond:
+        return ""
+    first = label_maps[min(beyond)].name
+    return f"{len(label_maps)} label maps for {n_annotated} annotated frames, {first} is the first that has none"
 
 
 def join(annotation: Annotation, pts_s: NDArray[np.float64]) -> VideoObjects:

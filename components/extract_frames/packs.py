@@ -12,6 +12,7 @@ import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from json.decoder import scanstring
 from pathlib import Path
 from typing import Any
 
@@ -56,12 +57,9 @@ class Manifest:
         at = 0
         self._stream.seek(0)
         for line in self._stream:
-            try:
-                name = json.loads(line)[0]
-            except (ValueError, IndexError, TypeError):
+            if not (line.startswith(b'["') and line.endswith(b"]\n")):
                 break
-            if not line.endswith(b"\n"):
-                break
+            name, _ = scanstring(line.decode(), 2)  # values are parsed when they are asked for
             self._places[name] = at, len(line)
             at += len(line)
         self._stream.truncate(at)

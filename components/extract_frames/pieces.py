@@ -216,7 +216,11 @@ def _between(values: NDArray[np.int64], low: int | None, high: int | None) -> ND
 def _cells(ticks: NDArray[np.int64], plan: Plan, params: ExtractParams) -> NDArray[np.float64]:
     """The cell of the time grid in which each frame lies, by the arithmetic of ffmpeg's `select`."""
     since = ticks * (plan.tick_s[0] / plan.tick_s[1]) - plan.first_s + TOLERANCE_S
-    return np.floor(since * params.fps if params.mode == "fps" else since / params.every_s)
+    if params.mode == "fps":
+        assert params.fps is not None  # as with every_s: config.py saw to it
+        return np.floor(since * params.fps)
+    assert params.every_s is not None
+    return np.floor(since / params.every_s)
 
 
 def _opening(source: Source, decoder: Decoder) -> Report | None:
