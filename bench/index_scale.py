@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -38,7 +39,7 @@ def building(folder: Path, n_frames: int, per_video: int, fps: float) -> None:
     _write_tables(folder / "store", n_frames, per_video, fps)
     draws = {"pair": {"offsets_s": [0, 0.5]}, "clip": {"n_frames": 8, "gap_s": 1.0}, "frame": {"offsets_s": [0]}}
     params = IndexParams.model_validate({"draws": draws})
-    begun, steps = time.process_time(), {}
+    begun, steps = time.process_time(), dict[str, float]()
 
     def step(name: str) -> None:
         steps[name] = time.process_time() - begun - sum(steps.values())
@@ -113,17 +114,25 @@ def _write_tables(store: Path, n_frames: int, per_video: int, fps: float) -> Non
             arrays = [pa.array({**columns, **others}[field.name]).cast(field.type) for field in FRAME_COLUMNS]
             writer.write_table(pa.Table.from_arrays(arrays, schema=FRAME_COLUMNS))
     names = [f"v{number}" for number in range(videos)]
-    columns = {"video": range(videos), "key": names, "path": names, "sha256": names, "status": ["ok"] * videos}
-    columns |= {"duration_s": [per_video / fps] * videos, "fps": [fps] * videos, "reason": [""] * videos}
-    others = {name: [1] * videos for name in VIDEO_COLUMNS.names if name not in columns}
-    arrays = [pa.array({**columns, **others}[field.name], field.type) for field in VIDEO_COLUMNS]
+    facts: dict[str, Any] = {
+        "video": range(videos),
+        "key": names,
+        "path": names,
+        "sha256": names,
+        "status": ["ok"] * videos,
+    }
+    facts |= {"duration_s": [per_video / fps] * videos, "fps": [fps] * videos, "reason": [""] * videos}
+    rest = {name: [1] * videos for name in VIDEO_COLUMNS.names if name not in facts}
+    arrays = [pa.array({**facts, **rest}[field.name], field.type) for field in VIDEO_COLUMNS]
     pq.write_table(pa.Table.from_arrays(arrays, schema=VIDEO_COLUMNS), store / VIDEOS)
     (store / MANIFEST).write_text(json.dumps({"format": 1, "frames": n_frames, "videos": videos, "files": {}}))
 
 
 def _write_index(folder: Path, rows: int) -> None:
     """An index of made-up frames, written piece by piece: the machine need not hold it."""
-    shapes = {f"frames/{name}": (dtype, (rows,)) for name, dtype in COLUMNS.items()}
+    shapes: dict[str, tuple[str, tuple[int, ...]]] = {
+        f"frames/{name}": (dtype, (rows,)) for name, dtype in COLUMNS.items()
+    }
     shapes |= {"draws/pair": (DRAW_DTYPE, (rows - 3, 2))}
     for name, (dtype, shape) in shapes.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)

@@ -69,7 +69,7 @@ class VideoObjects:
     @staticmethod
     def parsed(rows: bytes, facts: Mapping[str, Any]) -> VideoObjects:
         """The objects of which `rows` and `facts` were kept."""
-        columns = {name: np.frombuffer(rows, OBJECT)[name] for name in OBJECT.names or ()}
+        columns: dict[str, Any] = {name: np.frombuffer(rows, OBJECT)[name] for name in OBJECT.names or ()}
         categories = {int(track): name for track, name in facts["categories"].items()}
         said = {name: facts[name] for name in ("n_outside", "trouble", "note")}
         return VideoObjects(**columns, categories=categories, **said)

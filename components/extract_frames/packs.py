@@ -12,11 +12,11 @@ import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from json.decoder import scanstring
 from pathlib import Path
 from typing import Any
 
 MANIFEST = "manifest.jsonl"
+DECODER = json.JSONDecoder()
 
 
 class Manifest:
@@ -59,7 +59,7 @@ class Manifest:
         for line in self._stream:
             if not (line.startswith(b'["') and line.endswith(b"]\n")):
                 break
-            name, _ = scanstring(line.decode(), 2)  # values are parsed when they are asked for
+            name, _ = DECODER.raw_decode(line.decode(), 1)  # values are parsed when they are asked for
             self._places[name] = at, len(line)
             at += len(line)
         self._stream.truncate(at)
