@@ -76,7 +76,7 @@ def bench(root: Path, n_videos: int, n_frames: int) -> None:
     for source in sources[:-LEFT]:
         finished.make(source, decoder)
     say("finish, without ffmpeg", begun, n_videos, "videos")
-    print(f"  of it waiting for the disk {time.perf_counter() - wall - (time.process_time() - begun):8.2f} s")
+    print(f"  and waiting (the disk, others) {time.perf_counter() - wall - (time.process_time() - begun):8.2f} s")
     command = [sys.executable, "-m", "bench.corpus", "--restart", str(root)]
     found = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
     print(f"{'restart':24}{found['cpu_s']:8.2f} s of a core, {found['mib']:.0f} MiB at most, {found['todo']} left")

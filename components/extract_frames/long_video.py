@@ -118,11 +118,10 @@ class LongVideo:
 
     @property
     def _hash_name(self) -> str:
-        return f"hash {self.source.key} {self.plan.state}"
+        return f"hash {self.source.key} {self.plan.state[0]}"
 
     def _piece_name(self, piece: Piece) -> str:
-        """A piece of the file as it was when it was planned for."""
-        return f"piece {self.source.key} {piece.start} {piece.until} {self.plan.state}"
+        return f"piece {self.source.key} {piece.start} {piece.until} {self.plan.state[0]}"
 
 
 def kept_piece(finished: Finished, name: str) -> PieceFrames | None:
@@ -141,12 +140,16 @@ def _keep_plan(source: Source, plan: Plan, finished: Finished) -> None:
 
 
 def _kept_plan(source: Source, finished: Finished) -> Plan | None:
-    """How an earlier run cut the video; None where it did not, or the file is another one by now."""
+    """How an earlier run cut the video; None where it did not, or the file has another size by now.
+
+    Its time may be another one: a pod that starts again has its inputs copied anew. What they hold is the same, or this
+    were another cache.
+    """
     name = f"plan {source.key}"
     if name not in finished.manifest:
         return None
     said = finished.manifest[name]
     said |= {field: tuple(said[field]) for field in ("tick_s", "state")}
     said |= {"pieces": tuple(Piece(*piece) for piece in said["pieces"]), "header": Probe(**said["header"])}
-    plan = Plan(**said)
-    return plan if plan.state == source.state() else None
+    plan, state = Plan(**said), source.state()
+    return dataclasses.replace(plan, state=state) if plan.state[:1] == state[:1] else None

@@ -22,7 +22,6 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from components.common.cores import usable_cores
 from components.common.ffmpeg import ONLY_FILES, Probe
 from components.extract_frames.command import LOG, SAME_CLOCK, TOLERANCE_S, Stretch, address, build_command
 from components.extract_frames.config import ExtractParams
@@ -34,6 +33,7 @@ from components.extract_frames.video import CHANGED, BadVideoError, Decoder, Wri
 SEEKABLE = ("mov", "matroska")
 BORDER_FRAMES = 24  # checksums of so many pictures at the nominal rate; ffmpeg's threads lag by fewer
 BORDER_S = 1.0  # where the rate is unknown
+PROBES = 4  # seeks that are tried at a time: each opens the file anew, and other workers may be doing the same
 SETTLED = 3  # pictures from which on `scdet` and the decoder know no more of what was before
 _PACKET = re.compile(rb"^0, *-?\d+, *(-?\d+),", re.MULTILINE)
 _CLOCK = re.compile(rb"^#tb 0: (\d+)/(\d+)", re.MULTILINE)
@@ -106,7 +106,7 @@ def plan_pieces(source: Source, decoder: Decoder) -> Plan | None:
     first, (num, den) = int(report.ticks[0]), report.tick_s
     assert report.probe.duration_s is not None
     wanted = [first * num / den + number * report.probe.duration_s / n for number in range(1, n)]
-    with ThreadPoolExecutor(params.workers or usable_cores()) as pool:
+    with ThreadPoolExecutor(PROBES) as pool:
         landed = list(pool.map(lambda seek_s: _lands_at(source, decoder, seek_s, report.tick_s), wanted))
     starts: dict[int, float] = {}
     for seek_s, start in zip(wanted, landed, strict=True):
