@@ -128,7 +128,9 @@ class Packs:
     def read(self, number: int, at: int, size: int) -> bytes:
         """Bytes of a pack."""
         if number not in self._read:
-            self._read[number] = os.open(self.folder / f"{number}.pack", os.O_RDONLY | os.O_CLOEXEC)
+            with self._lock:
+                if number not in self._read:
+                    self._read[number] = os.open(self.folder / f"{number}.pack", os.O_RDONLY | os.O_CLOEXEC)
         return os.pread(self._read[number], size, at)
 
     def close(self) -> None:
