@@ -13,7 +13,7 @@ PYTHON_OK = $(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info[
 COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
   --no-emit-index-url
 
-.PHONY: help setup repro test test-fast lint lock images bench ui clean
+.PHONY: help setup repro recipes test test-fast lint lock images bench ui clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -28,8 +28,12 @@ $(READY):
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements.lock
 	@touch $@
 
-repro: setup  ## the whole pipeline on the sample world (RECIPE=name for another one)
-	@$(BIN)/python -m pipelines.repro $(if $(RECIPE),--recipe $(RECIPE)) $(ARGS)
+repro: setup  ## the whole pipeline on the sample world (RECIPE=name for another one, DATASET=name for data alone)
+	@$(BIN)/python -m pipelines.repro $(if $(RECIPE),--recipe $(RECIPE)) \
+	  $(foreach d,$(DATASET),--dataset $(d)) $(ARGS)
+
+recipes: setup  ## every recipe, with what it takes: images, operations, storage
+	@$(BIN)/python -m pipelines.recipes $(ARGS)
 
 test: setup  ## every test that this machine can run
 	@$(PYTEST) $(ARGS)

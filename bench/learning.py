@@ -4,8 +4,9 @@ python -m bench.learning                                      # both corpora, al
 python -m bench.learning --recipes learning/sample --methods dino ibot --seeds 0
 python -m bench.learning --write docs/results.md docs/images  # the table and the curves, from what has run
 
-Runs and figures lie in runs/<recipe>/ (models, metrics). A gain counts when its mean is above twice the deviation of
-the seeds.
+Runs and figures lie in runs/<recipe>/ (models, metrics); what is there is not made again, so an interrupted bench goes
+on, and after a change of the profile the runs it touches are to be deleted first. A gain counts when its mean is above
+twice the deviation of the seeds.
 """
 
 from __future__ import annotations
@@ -88,8 +89,8 @@ def run_all(folder: Path, methods: Sequence[str] | None, seeds: Sequence[int], j
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
         for names in (first, [name for name in wanted if name not in first]):
             runs = [pool.submit(run_one, folder, name, starts[name], seed) for seed in seeds for name in names]
-            for run in runs:
-                print(run.result(), flush=True)
+            for run in runs:  # one that fails has said why, and does not keep the others from running
+                print(run.exception() or run.result(), flush=True)
 
 
 def run_one(folder: Path, method: str, start: str, seed: int) -> str:

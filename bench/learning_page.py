@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import platform
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,10 +18,20 @@ import torch
 from bench.learning import RANDOM, Gain, finished, gain, place
 from components.common.config import read_yaml
 from components.common.outputs import write_text
+from components.pretrain.config import GuardParams
+from components.pretrain.guards import collapse_sign
 
-CURVES = {"loss": "loss", "teacher_entropy": "teacher entropy / log K", "rankme": "RankMe"}
+CURVES = {
+    "loss": "loss",
+    "teacher_entropy": "teacher entropy / log K",
+    "teacher_spread": "spread of targets / log K",
+    "rankme": "RankMe",
+}
+ENDS = ("teacher_entropy", "teacher_spread", "feature_std", "rankme")  # columns of the table
 COLOURS = ("tab:blue", "tab:orange")
-NAMES = {"knn": "k-NN top-1", "vos": "VOS J&F", "voc_linear": "linear segmentation mIoU"}
+NAMES = {"knn": "k-NN top-1 (scenes)", "vos": "VOS J&F", "voc_linear": "linear segmentation mIoU"}
+DENSE = ("vos", "voc_linear")
+NOTES = Path(__file__).with_name("learning_notes.md")  # what was found on the way to the profiles, in words
 
 
 def write_page(page: Path, pictures: Path, recipes: Sequence[str], seeds: Sequence[int]) -> None:
@@ -30,15 +41,16 @@ def write_page(page: Path, pictures: Path, recipes: Sequence[str], seeds: Sequen
         "",
         "Every method, from its start to the end of one small budget, judged before and after; mean over seeds",
         f"{', '.join(map(str, seeds))}, gain with the standard deviation of the gain over the seeds. **Bold**: the",
-        "gain is above twice that deviation. A check that each method learns and none collapses, not a comparison of",
-        "methods: the budget is minutes on one core. This page is written by the command and not by hand:",
+        "gain is above twice that deviation. A method *learns* when its gains in k-NN and a dense task are. It checks",
+        "that each method learns and none collapses; it compares no methods: the budget is less than a minute of one",
+        "core. The tables are written by the command and not by hand:",
         "",
         "    python -m bench.learning && python -m bench.learning --write docs/results.md docs/images",
         "",
-        f"Machine: {platform.processor() or platform.machine()}, torch {torch.__version__}, one thread a training.",
+        f"Machine: {machine()}, torch {torch.__version__}, one thread a training.",
     ]
     tables = [line for recipe in recipes for line in table(place(recipe), recipe, seeds)]
-    write_text(page, "\n".join([*head, *tables]) + "\n")
+    write_text(page, "\n".join([*head, *tables]) + "\n\n" + NOTES.read_text(encoding="utf-8"))
     for method in {name for recipe in recipes for name in finished(place(recipe), seeds)} - {RANDOM}:
         draw(pictures / f"curves_{method}.png", method, recipes, seeds)
 
@@ -48,15 +60,28 @@ def table(folder: Path, recipe: str, seeds: Sequence[int]) -> list[str]:
     tasks: list[str] = params["tasks"]
     budget = params["pretrain"]["shared"]["trainer"]["budget"]
     lines = ["", f"## recipes/{recipe}.yaml, {budget['amount']:g} {budget['unit']} a run", ""]
-    lines += [
-        "| method | " + " | ".join(NAMES.get(task, task) for task in tasks) + " | frames seen | entropy | RankMe |"
-    ]
-    lines += ["|---" * (len(tasks) + 4) + "|"]
+    titles = ["method", *(NAMES.get(task, task) for task in tasks), "learns", "frames seen", "entropy", "spread"]
+    lines += ["| " + " | ".join([*titles, "feature std", "RankMe", "guards"]) + " |"]
+    lines += ["|---" * (len(tasks) + 8) + "|"]
     for method, start in finished(folder, seeds).items():
         if method != RANDOM:
-            cells = [cell(gain(folder, method, start, task, seeds)) for task in tasks]
+            gains = {task: gain(folder, method, start, task, seeds) for task in tasks}
+            cells = [*map(cell, gains.values()), "yes" if learns(gains) else "no"]
             lines.append(f"| {method} | {' | '.join([*cells, *ends(folder, method, seeds)])} |")
     return lines
+
+
+def learns(gains: dict[str, Gain]) -> bool:
+    """Gains in k-NN and in a dense task that count."""
+    return gains["knn"].counts and any(gains[task].counts for task in DENSE if task in gains)
+
+
+def machine() -> str:
+    """The processor by its name, where Linux tells it, and its cores."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
+    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{(named or [platform.processor() or platform.machine()])[0]}, {os.cpu_count()} cores"
 
 
 def cell(found: Gain) -> str:
@@ -65,13 +90,19 @@ def cell(found: Gain) -> str:
 
 
 def ends(folder: Path, method: str, seeds: Sequence[int]) -> list[str]:
-    """Frames seen, teacher entropy and RankMe at the end, over the seeds."""
-    last = [curves(folder, method, seed)[-1] for seed in seeds]
-    seen = f"{float(last[0].get('images_seen', 'nan')):,.0f}"
-    return [
-        seen,
-        *(spread([float(row[name]) for row in last if row.get(name)]) for name in ("teacher_entropy", "rankme")),
-    ]
+    """Frames seen, the monitors at the end over the seeds, and what the collapse guards said."""
+    rows = [curves(folder, method, seed) for seed in seeds]
+    last = [run[-1] for run in rows]
+    figures = (spread([float(row[name]) for row in last if row.get(name)]) for name in ENDS)
+    return [f"{float(last[0].get('images_seen', 'nan')):,.0f}", *figures, guards(rows)]
+
+
+def guards(runs: Sequence[list[dict[str, str]]]) -> str:
+    """`silent`, or the signs of collapse that the guards' default limits find anywhere in the runs."""
+    limits = GuardParams()
+    numbers = [[{name: float(value) for name, value in row.items() if value} for row in run] for run in runs]
+    signs = [collapse_sign(run[: n + 1], limits) for run in numbers for n in range(len(run))]
+    return "; ".join(sorted({sign for sign in signs if sign})) or "silent"
 
 
 def spread(values: list[float]) -> str:
@@ -85,7 +116,7 @@ def curves(folder: Path, method: str, seed: int) -> list[dict[str, str]]:
 
 def draw(file: Path, method: str, recipes: Sequence[str], seeds: Sequence[int]) -> None:
     """Loss, teacher entropy and RankMe over steps: a colour a corpus, a line a seed."""
-    figure, panels = plt.subplots(1, len(CURVES), figsize=(9, 2.4), dpi=80, layout="constrained")
+    figure, panels = plt.subplots(1, len(CURVES), figsize=(11, 2.3), dpi=75, layout="constrained")
     for recipe, colour in zip(recipes, COLOURS, strict=False):
         if method not in finished(place(recipe), seeds):
             continue

@@ -167,7 +167,7 @@ def params_of(method: str, args: argparse.Namespace) -> Any:
     }
     trainer |= {"log_every_steps": 10**9}  # what a report costs is not the step's
     trainer |= {"max_steps": None, "budget": None, "accumulate": 1, "processes": 1, "warmup_epochs": 0}
-    values = {"drop_path": 0.0} if "drop_path" in section.get("args", {}) else {}
+    values: dict[str, Any] = {} if method == "timet" else {"drop_path": 0.0}
     values |= {"out_dim": args.out_dim} if args.out_dim else {}
     section = deep_merge(section, {"trainer": trainer, "args": values, "encoder": {"start_from": None}})
     return parse(params_model(method, section), section, str(file))
@@ -189,3 +189,7 @@ def draw_batch(params: PretrainParams) -> dict[str, Tensor]:
             hidden[::HIDDEN_VIEWS] = False
             batch[f"{crop.name}_mask"] = hidden
     return batch
+
+
+if __name__ == "__main__":
+    main()

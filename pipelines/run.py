@@ -23,6 +23,7 @@ from components.common import hashing, outputs
 from components.common.errors import ExitCode, StageError
 from components.common.outputs import write_text
 from components.common.stage import parse_change
+from pipelines import failures
 from pipelines.cluster import Cluster, Retry
 from pipelines.compile import Plan, compile_plan, plan
 from pipelines.engine import LABEL, check_images, stop_containers
@@ -63,7 +64,7 @@ def main(argv: list[str] | None = None) -> int:
         return int(ExitCode.INTERRUPTED)
     look = args.mlflow or f"mlflow server --backend-store-uri sqlite:///{folder}/mlflow.db --port 5000"
     print(summary(folder, time.monotonic() - started, look))
-    return int(ExitCode.OK)
+    return int(failures.tell(failures.failed(folder), failures.ON_KUBEFLOW))
 
 
 def _workspace(args: argparse.Namespace) -> Path:

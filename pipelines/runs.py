@@ -108,13 +108,16 @@ def _cancel(args: argparse.Namespace) -> ExitCode:
 
 
 def _pull(args: argparse.Namespace) -> ExitCode:
+    from pipelines import failures
     from pipelines.compile import workspace_of
     from pipelines.submit.cli import access
     from pipelines.submit.pull import pull
 
     way = access(args)
     folder = workspace_of(args.recipe, args.set)
-    return pull(way, _run_id(way.api, args.run), folder, args.into, args.task)
+    code = pull(way, _run_id(way.api, args.run), folder, args.into, args.task)
+    failures.tell(failures.failed(args.into or folder), failures.ON_KUBEFLOW)  # what was to be fetched is here
+    return code
 
 
 def _run_id(api: Kfp, given: str) -> str:

@@ -26,16 +26,25 @@ class Claim:
         self.file = locks / f"{hashing.json_hash(sorted(str(path.absolute()) for path in paths))}.lock"
         self._lock: IO[str] | None = None
 
-    def take(self) -> bool:
-        """Whether the paths are now this process's; False while another one has them."""
+    def take(self, *, shared: bool = False) -> bool:
+        """Whether the paths are now this process's; False while another one has them.
+
+        Args:
+            shared: for reading: others may read as well, and none may take the paths for itself meanwhile.
+        """
         self.file.parent.mkdir(parents=True, exist_ok=True)
         lock = self.file.open("w")
         with suppress(BlockingIOError):
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
             self._lock = lock
             return True
         lock.close()
         return False
+
+    def share(self) -> None:
+        """From now on only read what was taken. Another may have it for a moment in between, then this one waits."""
+        assert self._lock is not None
+        fcntl.flock(self._lock, fcntl.LOCK_SH)
 
     def release(self) -> None:
         """Let others have them; the lock file stays, since removing it would let two processes in."""

@@ -1,6 +1,7 @@
 """A frozen image encoder with one face, wherever its weights come from.
 
-Sources: a folder written by `write_model_folder`, `timm:NAME` (weights only if they are in the local Hugging Face
+Sources: a folder written by `write_model_folder` (trained here or imported), a registered one as `models:/NAME@ALIAS`
+or `models:/NAME/VERSION`, `timm:NAME` (weights only if they are in the local Hugging Face
 cache, else untrained, and `origin` says which), `timm:NAME=FILE.safetensors`, or `FILE.safetensors` with an
 architecture. Images are normalised as the folder's config says, or as timm says for that name: its plain ViTs want mean
 0.5, so DINO's weights go with `vit_small_patch16_224.dino`, not with `vit_small_patch16_224`.
@@ -15,11 +16,22 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from components.common import hashing
+from components.common.attention_probe import Projection, last_projection
 from components.common.errors import StageError
 from components.common.model_folder import CONFIG, WEIGHTS, read_config, read_weights, write_model_folder
-from components.common.vit import IMAGENET_MEAN, IMAGENET_STD, TimmModel, build_model, load_exact, resize_positions
+from components.common.vit import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    TimmModel,
+    build_model,
+    class_attention,
+    load_exact,
+    resize_positions,
+)
 
 __all__ = ["Encoder", "load_encoder", "write_model_folder"]
 
@@ -61,6 +73,19 @@ class Encoder:
         self.origin, self.trained = origin, trained
         self.sha256 = sha256 or _hash_of(model)
         self.table: Tensor | None = model.pos_embed.detach().clone() if pos_quirk and _has_grid(model) else None
+        self.pos_quirk = pos_quirk
+
+    @property
+    def identity(self) -> str:
+        """Hash of all that decides its features: weights, architecture, normalisation, and how sizes are met.
+
+        The weights' file alone does not: another number of heads has the same tensors.
+        """
+        first = next(iter(getattr(self.model, "blocks", [])), None)
+        heads = getattr(getattr(first, "attn", None), "num_heads", None)
+        pool = getattr(self.model, "global_pool", None)
+        facts = [self.sha256, repr(self.model), heads, str(pool), self.mean, self.std, self.fit, self.pos_quirk]
+        return hashing.json_hash(facts)
 
     @torch.no_grad()
     def cls(self, images: Tensor) -> Tensor:
@@ -83,6 +108,37 @@ class Encoder:
             raise StageError(f"asked for {n_last} blocks of a ViT that has {len(self.model.blocks)}", where=self.origin)
         found = self._intermediates(images, n_last, return_prefix_tokens=True)
         return [(prefix[:, 0], patches.permute(0, 2, 3, 1)) for patches, prefix in found]
+
+    @torch.no_grad()
+    def attention(self, images: Tensor) -> Tensor:
+        """What the class token looks at in the last block: (B, heads, h, w) of normalised images (B, 3, H, W).
+
+        The softmax runs over all tokens and the columns of class and register tokens are then dropped, so a map sums
+        to less than 1. The pass itself may use fused attention, which never forms this row: it is computed from the
+        tokens that the last block receives.
+
+        Raises:
+            StageError: the model is no VisionTransformer with a class token and ordinary attention.
+        """
+        model = self.model
+        fits = isinstance(model, VisionTransformer) and model.has_class_token and hasattr(model.blocks[-1], "attn")
+        if not fits:
+            raise StageError("class attention needs a timm VisionTransformer with a class token", where=self.origin)
+        images, seen = self._prepare(images), []
+        hook = model.blocks[-1].register_forward_pre_hook(lambda _block, inputs: seen.append(inputs[0]))
+        try:
+            model.forward_features(images)
+        finally:
+            hook.remove()
+        rows = class_attention(model.blocks[-1], seen[0])[..., model.num_prefix_tokens :]
+        return rows.unflatten(-1, (images.shape[-2] // self.patch_size, images.shape[-1] // self.patch_size))
+
+    @torch.no_grad()
+    def keys(self, images: Tensor, which: Projection = "k") -> Tensor:
+        """Keys (or queries, values) of the last block's patches, heads concatenated, (B, h, w, D); see there."""
+        images = self._prepare(images)
+        grid = (images.shape[-2] // self.patch_size, images.shape[-1] // self.patch_size)
+        return last_projection(self.model, images, which).unflatten(1, grid)
 
     @torch.no_grad()
     def _intermediates(self, images: Tensor, n_last: int, **more: Any) -> list[Any]:
@@ -133,7 +189,8 @@ def load_encoder(
     """The encoder found at `source`, frozen, on `device`.
 
     Args:
-        source: model folder, `timm:NAME`, `timm:NAME=FILE.safetensors`, or a safetensors file.
+        source: model folder, `models:/NAME@ALIAS`, `models:/NAME/VERSION`, `timm:NAME`, `timm:NAME=FILE.safetensors`,
+            or a safetensors file.
         device: where it computes.
         architecture: timm name, needed for a bare safetensors file that has no config.json beside it.
         model_args: overrides for `timm.create_model` with `timm:` sources and bare files.
@@ -147,12 +204,14 @@ def load_encoder(
     if text.startswith("timm:"):
         name, _, file = text.removeprefix("timm:").partition("=")
         found = _from_file(Path(file), name, model_args) if file else _from_timm(name, model_args, seed)
+    elif text.startswith("models:"):
+        found = _from_registry(text)
     elif path.is_dir():
         found = _from_folder(path)
     elif path.suffix == ".safetensors":
         found = _from_file(path, architecture, model_args)
     else:
-        do = "give a model folder, timm:NAME, or a .safetensors file"
+        do = "give a model folder, models:/NAME@ALIAS, timm:NAME, or a .safetensors file"
         raise StageError("no encoder there", where=source, do=do)
     encoder = Encoder(**found, fit=fit, pos_quirk=pos_quirk)
     encoder.model.to(device)
@@ -168,6 +227,13 @@ def _from_folder(folder: Path, weights: str = WEIGHTS) -> dict[str, Any]:
     look = config["pretrained_cfg"]
     origin = config.get("longtake", {}).get("run", folder.name)
     return {"model": model, "mean": look["mean"], "std": look["std"], "origin": origin, "sha256": _hash_of(file)}
+
+
+def _from_registry(uri: str) -> dict[str, Any]:
+    from components.common.registered import fetch_encoder
+
+    folder, version = fetch_encoder(uri)
+    return _from_folder(folder) | {"origin": version}
 
 
 def _from_file(file: Path, architecture: str | None, model_args: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -73,10 +73,10 @@ def json_hash(value: Any) -> str:
 
 
 def code_hash(packages: Iterable[Path]) -> str:
-    """Hash of the Python files of some packages: a checkpoint must not outlive the code that wrote it."""
+    """Hash of the Python and YAML files of some packages: a checkpoint must not outlive the code that wrote it."""
     digest = hashlib.sha256()
     for package in packages:
         for file in files_below(package):
-            if file.suffix == ".py":
+            if file.suffix in (".py", ".yaml"):
                 digest.update(f"{file.relative_to(package.parent).as_posix()}\0{file_hash(file)}\n".encode())
     return digest.hexdigest()[:HEX_DIGITS]

@@ -26,8 +26,30 @@ METHODS = {
 }
 TASKS = {
     "knn": ("k-NN on frozen features as in Caron et al., ICCV 2021", "2104.14294"),
+    "parts": (
+        "Zhou et al., Adaptive Temporal Encoding Network for Video Instance-level Human Parsing, 2018",
+        "1808.00661",
+    ),
+    "pose": ("joints of JHMDB by propagation as in Jabri et al., NeurIPS 2020", "2006.14613"),
+    "tracking": (
+        "Huang et al., GOT-10k: A Large High-Diversity Benchmark for Generic Object Tracking, 2018",
+        "1810.11981",
+    ),
     "vos": ("Pont-Tuset et al., The 2017 DAVIS Challenge on Video Object Segmentation, 2017", "1704.00675"),
+    "discovery": (
+        "Siméoni et al., Localizing Objects with Self-Supervised Transformers and no Labels, BMVC 2021",
+        "2109.14279",
+    ),
+    "coco": ("Cai, Vasconcelos, Cascade R-CNN, 2019, on a ViT as in Zhou et al., ICLR 2022", "1906.09756"),
     "voc_linear": ("linear segmentation of frozen patch features as in Salehi et al., ICCV 2023", "2308.11796"),
+    "video_clustering": ("clustering of frozen patch features of videos as in Salehi et al., ICCV 2023", "2308.11796"),
+    "voc_clustering": ("overclustering of frozen patch features as in Ziegler and Asano, CVPR 2022", "2204.13101"),
+    "foreground": ("cluster-based foreground extraction of Ziegler and Asano, CVPR 2022", "2204.13101"),
+    "retrieval": ("dense nearest neighbours as in Balazevic et al., NeurIPS 2023", "2306.01667"),
+    "voc_fcn": ("a convolutional head on frozen patch features as in Ziegler and Asano, CVPR 2022", "2204.13101"),
+    "linear": ("linear classification of frozen features as in Caron et al., ICCV 2021", "2104.14294"),
+    "ade_linear": ("linear scene parsing of frozen features as in Oquab et al., DINOv2, 2023", "2304.07193"),
+    "ade_upernet": ("Xiao et al., Unified Perceptual Parsing for Scene Understanding, ECCV 2018", "1807.10221"),
 }
 
 

@@ -15,7 +15,7 @@ from components.common.scores import Score
 
 WEIGHTS = "encoder.safetensors"
 PICTURES = {".png": "image/png", ".gif": "image/gif", ".jpg": "image/jpeg", ".jpeg": "image/jpeg"}
-LABELS = ("class", "sequence", "name", "video", "category")  # what a row of a details table may be about
+LABELS = ("class", "sequence", "joint", "name", "video", "category")  # what a row of a details table may be about
 COUNTERS = ("step", "epoch", "images_seen", "pflops_seen")  # columns of the curves that only say how far a run is
 DERIVED = {"jf_mean": ("j_mean", "f_mean"), "miou": ("iou",)}  # primary metric -> columns whose mean it is, per row
 

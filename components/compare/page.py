@@ -24,14 +24,22 @@ DARK = ("#5fb2e6", "#f08a4b", "#45c39b", "#e2a3c8", "#f2bd4e", "#8fd0f2", "#b6a1
 DARK_GREY = "#9aa1aa"
 
 
+@dataclass(frozen=True)
+class MetricTable:
+    """All figures (metric -> run -> value) of the runs of one column: what was measured in other ways has its own."""
+
+    note: str
+    runs: list[str]
+    metrics: dict[str, dict[str, float | None]]
+
+
 @dataclass
 class TaskSection:
     """What the page shows of one task."""
 
     name: str
     columns: list[Column]
-    runs: list[str]
-    metrics: dict[str, dict[str, float | None]]
+    tables: list[MetricTable]
     chart: str = ""
     charted: list[str] = field(default_factory=list)
     cut: str = ""
@@ -69,11 +77,12 @@ def dark(hues: Mapping[str, str], palette: Sequence[str]) -> dict[str, str]:
     return {run: DARK[palette.index(hue)] if hue in palette else DARK_GREY for run, hue in hues.items()}
 
 
-def metric_table(scores: Mapping[str, Score]) -> dict[str, dict[str, float | None]]:
-    """metric -> run -> value, the primary metrics first."""
-    first = [score.primary for score in scores.values()]
-    names = dict.fromkeys([*first, *(name for score in scores.values() for name in sorted(score.metrics))])
-    return {name: {run: score.metrics.get(name) for run, score in scores.items()} for name in names}
+def metric_table(column: Column, scores: Mapping[str, Score]) -> MetricTable:
+    """The figures of those runs that were measured as the column says, the primary metric first."""
+    own = {run: score for run, score in scores.items() if score.setting == column.setting}
+    names = dict.fromkeys([column.score.primary, *(name for score in own.values() for name in sorted(score.metrics))])
+    metrics = {name: {run: score.metrics.get(name) for run, score in own.items()} for name in names}
+    return MetricTable(column.note, list(own), metrics)
 
 
 def model_view(model: Model, album: Album) -> dict[str, Any]:

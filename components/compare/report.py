@@ -87,7 +87,7 @@ class Report:
     def _task(self, task: str, out: Path, album: Album) -> TaskSection:
         scores = self.scores(task)
         columns = [column for column in self.board.columns if column.task == task]
-        section = TaskSection(task, columns, list(scores), metric_table(scores))
+        section = TaskSection(task, columns, [metric_table(column, scores) for column in columns])
         main = {run: score for run, score in scores.items() if score.setting == columns[0].setting}
         details = {run: read_details(self.details / f"{run}-{task}", score) for run, score in main.items()}
         details = {run: values for run, values in details.items() if values}
@@ -145,12 +145,14 @@ class Report:
         return cited(methods, list(dict.fromkeys(column.task for column in self.board.columns)))
 
     def summary(self) -> dict[str, float]:
-        """`task/run` -> primary metric, for the pipeline's MLflow run."""
+        """`task/run` -> primary metric and how many evaluations failed, for the pipeline's MLflow run."""
         columns: dict[str, Any] = {}
         for column in self.board.columns:
             columns.setdefault(column.task, column)
         cells = [(c.task, row.run, row.entries[c.key].value) for c in columns.values() for row in self.board.rows]
-        return {f"{task}/{run}": value for task, run, value in cells if value is not None}
+        failed = sum(cell.score is None for cell in self._fresh())
+        told = {f"{task}/{run}": value for task, run, value in cells if value is not None}
+        return {**told, "failed_evaluations": float(failed)}
 
 
 FIRST = ("loss", "rankme", "teacher_entropy", "feature_std")

@@ -9,7 +9,7 @@ from components.compare.board import Board, Column, Entry, Row
 
 def as_text(board: Board) -> str:
     """For a terminal; the best of a column is marked with `*`, differences are to the baseline."""
-    head = [["", *(column.task for column in board.columns), ""], ["method", *map(_metric, board.columns), "mean rank"]]
+    head = [["", *(column.key for column in board.columns), ""], ["method", *map(_metric, board.columns), "mean rank"]]
     body = [[row.run, *(_shown(row.entries[c.key]) for c in board.columns), mean_rank(row)] for row in board.rows]
     widths = [max(len(line[i]) for line in [*head, *body]) for i in range(len(head[0]))]
     rule = "  ".join("-" * width for width in widths)
@@ -19,7 +19,7 @@ def as_text(board: Board) -> str:
 
 def as_markdown(board: Board) -> str:
     """For a README or a pull request; the best of a column is bold."""
-    head = ["method", *(f"{column.task} {_metric(column)}" for column in board.columns), "mean rank"]
+    head = ["method", *(f"{column.key} {_metric(column)}" for column in board.columns), "mean rank"]
     body = [[row.run, *(_bold(row.entries[c.key]) for c in board.columns), mean_rank(row)] for row in board.rows]
     lines = ["| " + " | ".join(line) + " |" for line in [head, ["---", *["---:"] * (len(head) - 1)], *body]]
     return "\n".join([*lines, "", *(f"- {note}" for note in footnotes(board))]).rstrip() + "\n"

@@ -6,7 +6,8 @@ import shutil
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
 from typing import IO
 
@@ -17,6 +18,7 @@ from components.download.config import Unpack
 TAR_ENDINGS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 CHUNK_BYTES = 1 << 20
 GIB = 2**30
+MAX_DEPTH = 4  # archives in archives: ImageNet's training set is two deep
 SMALL_BYTES = 64 << 20  # below this no ratio is held against an archive: a page of zeros is no bomb
 Member = tuple[str, IO[bytes]]
 
@@ -114,29 +116,65 @@ def _refused(archive: Path, member: str, why: str) -> StageError:
     return StageError(f"refused to unpack '{member}', {why}", where=archive)
 
 
-def unpack_all(folder: Path, limits: Unpack) -> int:
+def unpack_all(folder: Path, limits: Unpack, into: Sequence[tuple[str, str]] = ()) -> int:
     """Replace every archive below our own copy `folder` by what it holds; returns the number of files unpacked.
 
     The members of `a.zip` land beside it, as `unzip` would put them, so an archive's own folders decide the layout.
+    Archives inside archives are unpacked, too.
+
+    Args:
+        into: (pattern of an archive's name, folder beside it that its members go to); `{}` in the folder stands for
+            the archive's name without its ending.
     """
     count = 0
-    for archive in sorted(path for path in folder.rglob("*") if path.is_file() and is_archive(path)):
-        target = archive.with_name(f"{archive.name}.unpacked")
-        remove(target)
-        count += unpack(archive, target, limits)
-        _merge(target, archive.parent, archive)
-        archive.unlink()
+    for _ in range(MAX_DEPTH):
+        found = sorted(path for path in folder.rglob("*") if path.is_file() and is_archive(path))
+        if not found:
+            break
+        count += sum(_replace(archive, limits, into) for archive in found)
     return count
 
 
+def _replace(archive: Path, limits: Unpack, into: Sequence[tuple[str, str]]) -> int:
+    unpacked = archive.with_name(f"{archive.name}.unpacked")
+    remove(unpacked)
+    count = unpack(archive, unpacked, limits)
+    name = next((name for pattern, name in into if fnmatch(archive.name, pattern)), ".")
+    target = archive.parent / name.replace("{}", bare_name(archive.name))
+    target.mkdir(parents=True, exist_ok=True)
+    _merge(unpacked, target, archive)
+    archive.unlink()
+    return count
+
+
+def bare_name(name: str) -> str:
+    """An archive's name without its ending: `a.tar.gz` is `a`."""
+    ending = max((end for end in (*TAR_ENDINGS, ".zip") if name.lower().endswith(end)), key=len, default="")
+    return name[: len(name) - len(ending)]
+
+
 def _merge(source: Path, target: Path, archive: Path) -> None:
-    """Move the tree `source` into `target`; two archives may share folders, never a file."""
+    """Move the tree `source` into `target`; two archives may share folders, and files only where they are equal.
+
+    What an unpacking that broke off has left there, the beginning of a file, is replaced by the whole file.
+    """
     for path in sorted(source.rglob("*")):
         place = target / path.relative_to(source)
         if path.is_dir():
             place.mkdir(exist_ok=True)
-        elif place.exists():
-            raise _refused(archive, str(place.relative_to(target)), "another file of this name is there")
+        elif not place.exists() or (place.is_file() and _begins(path, place)):
+            path.replace(place)
         else:
-            path.rename(place)
+            raise _refused(archive, str(place.relative_to(target)), "another file of this name is there")
     shutil.rmtree(source)
+
+
+def _begins(whole: Path, part: Path) -> bool:
+    """Whether the bytes of `part` are the first ones, or all, of `whole`."""
+    if part.stat().st_size > whole.stat().st_size:
+        return False
+    with whole.open("rb") as ours, part.open("rb") as theirs:
+        while chunk := theirs.read(CHUNK_BYTES):
+            if ours.read(len(chunk)) != chunk:
+                return False
+    return True

@@ -18,7 +18,11 @@ STAGE = Stage(
     help="Judge a frozen encoder by one task: metrics, predictions, pictures.",
     keys=("method", "task"),
     inputs={
-        "model": Port("model folder, timm:NAME, timm:NAME=FILE, or a .safetensors file", type="Model", name_ok=True),
+        "model": Port(
+            "model folder, models:/NAME@ALIAS, models:/NAME/VERSION, timm:NAME, timm:NAME=FILE, or a .safetensors file",
+            type="Model",
+            name_ok=True,
+        ),
         "benchmark": Port("benchmark in its own published layout"),
     },
     outputs={

@@ -47,17 +47,15 @@ def score_folders(truth: Path, predicted: Path, names: Iterable[str] | None = No
 
 def score_sequence(scores: Scores, name: str, truth: Path, predicted: Path) -> None:
     """Append one sequence's rows. The first mask is given, and the last is left out as in DAVIS-2016."""
-    for folder in (truth, predicted):
-        if not folder.is_dir():
-            raise StageError(f"no masks of sequence {name}", where=folder)
-    files = [file for file in pictures_in(truth) if file.suffix.lower() == ".png"]
-    if len(files) < 3:
-        what = f"sequence {name} has {len(files)} masks; the first and the last are not scored, so 3 are needed"
-        raise StageError(what, where=truth)
+    files = mask_files(name, truth, predicted, least=3)
     n_objects = object_count(read_index(files[0]))
     values = np.empty((2, n_objects, len(files) - 2))
     for t, file in enumerate(files[1:-1]):
-        pair = _pair(file, predicted / file.name, n_objects)
+        pair = read_pair(file, predicted / file.name)
+        if int(pair[1].max()) > n_objects:
+            what = f"object {int(pair[1].max())} is predicted, but the sequence's first mask has {n_objects}"
+            raise StageError(what, where=predicted / file.name)
+        pair[0][pair[0] == VOID] = 0
         values[0, :, t], values[1, :, t] = frame_scores(*pair, n_objects)
         for i in range(n_objects):
             row = {"sequence": name, "object": i + 1, "frame": file.stem}
@@ -69,7 +67,20 @@ def score_sequence(scores: Scores, name: str, truth: Path, predicted: Path) -> N
         scores.objects.append(row)
 
 
-def _pair(truth_file: Path, predicted_file: Path, n_objects: int) -> tuple[Mask, Mask]:
+def mask_files(name: str, truth: Path, predicted: Path, least: int) -> list[Path]:
+    """The sequence's true masks, by name; StageError if there are fewer than `least`, or no folder of either."""
+    for folder in (truth, predicted):
+        if not folder.is_dir():
+            raise StageError(f"no masks of sequence {name}", where=folder)
+    files = [file for file in pictures_in(truth) if file.suffix.lower() == ".png"]
+    if len(files) < least:
+        why = "; the first and the last are not scored, so 3 are needed" if least == 3 else ""
+        raise StageError(f"sequence {name} has {len(files)} masks{why}", where=truth)
+    return files
+
+
+def read_pair(truth_file: Path, predicted_file: Path) -> tuple[Mask, Mask]:
+    """True and predicted id map of one frame; StageError if one is missing or their sizes differ."""
     truth = read_index(truth_file)
     if not predicted_file.is_file():
         raise StageError("a predicted mask is missing", where=predicted_file)
@@ -77,8 +88,4 @@ def _pair(truth_file: Path, predicted_file: Path, n_objects: int) -> tuple[Mask,
     if truth.shape != predicted.shape:
         what = f"the predicted mask is {predicted.shape[1]}x{predicted.shape[0]}, the true one "
         raise StageError(what + f"{truth.shape[1]}x{truth.shape[0]}", where=predicted_file)
-    if int(predicted.max()) > n_objects:
-        what = f"object {int(predicted.max())} is predicted, but the sequence's first mask has {n_objects}"
-        raise StageError(what, where=predicted_file)
-    truth[truth == VOID] = 0
     return truth, predicted

@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from components.common.encoder import Encoder
+from components.common.errors import StageError
 from components.common.outputs import atomic_file
+from components.evaluate.feature_store import Look, Transform
 from components.evaluate.images import ahead
 from components.evaluate.task import Job, TaskParams
 
@@ -49,11 +51,12 @@ class FeatureBank:
 
 def extract(
     files: Sequence[Path],
-    look: Callable[[Path], NDArray[np.uint8]],
+    look: Look,
     forward: Callable[[Tensor], Tensor],
     folder: Path,
     args: TaskParams,
     job: Job,
+    transform: Transform | None = None,
 ) -> FeatureBank:
     """Features of every file.
 
@@ -62,18 +65,42 @@ def extract(
         look: reads one and brings it to the network's size, (H, W, 3) uint8.
         forward: uint8 batch (B, H, W, 3) -> features (B, ...).
         folder: where the batches are kept; batches found there are not computed again.
+        transform: what `look` and `forward` do, in words and numbers. With it the batches are kept where every task
+            that wants the same features finds them (see feature_store.py), and not in `folder`.
+
+    Raises:
+        StageError: a picture is missing or no picture; the features are not finite.
     """
+    store = job.features if transform is not None else None
+    if store is not None and transform is not None:
+        folder = store.open(store.key(files, look, transform, args.batch_images, args.workers))
     folder.mkdir(parents=True, exist_ok=True)
     starts = range(0, len(files), args.batch_images)
     parts = [folder / f"{number:06d}.npy" for number in range(len(starts))]
     todo = [(files[start : start + args.batch_images], part) for start, part in zip(starts, parts, strict=True)]
-    todo = [(batch, part) for batch, part in todo if not part.exists()]
+    _compute([(batch, part) for batch, part in todo if not part.exists()], look, forward, args, job)
+    bank = FeatureBank(parts)
+    if store is not None and transform is not None:
+        store.filled(folder, transform, len(files))  # the files are open: an entry removed from now on stays readable
+    return bank
+
+
+def _compute(
+    todo: Sequence[tuple[Sequence[Path], Path]],
+    look: Look,
+    forward: Callable[[Tensor], Tensor],
+    args: TaskParams,
+    job: Job,
+) -> None:
+    """Features of each batch of pictures into its file."""
     pixels = ahead(lambda item: np.stack([look(file) for file in item[0]]), todo, args.workers)
     with job.progress(sum(len(batch) for batch, _ in todo), "img") as progress:
         for batch, part in todo:
-            save(part, forward(torch.from_numpy(next(pixels)).to(job.device)).float().cpu().numpy())
+            features = forward(torch.from_numpy(next(pixels)).to(job.device)).float()
+            if not torch.isfinite(features).all():
+                raise StageError("the encoder's features are not finite", where=f"{job.name}, {batch[0]} and on")
+            save(part, features.cpu().numpy())
             progress.update(len(batch))
-    return FeatureBank(parts)
 
 
 def save(file: Path, array: NDArray) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import zipfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -13,12 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from components.common.errors import StageError
-from components.common.outputs import write_text
+from components.evaluate.class_score import TOP, accuracies
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-TOP = 5  # depth of the second figure
 
 
 @dataclass(frozen=True)
@@ -76,42 +72,6 @@ def classify(
         ranked[k] = ranking(ballot, TOP if n_classes > TOP else 1)
         metrics |= {f"{name}_k{k}": value for name, value in accuracies(ranked[k].numpy(), labels.numpy()).items()}
     return Found(metrics, primary_k, ranked[primary_k], similarities, neighbours, notes)
-
-
-def accuracies(ranked: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """Share of rows whose label is ranked first and, where five are ranked, whose label is among them."""
-    hits = ranked == labels[:, None]
-    figures = {"top1": float(hits[:, 0].mean())}
-    return figures | ({"top5": float(hits[:, :TOP].any(1).mean())} if ranked.shape[1] >= TOP else {})
-
-
-def write_predictions(
-    file: Path, names: Sequence[str], labels: Sequence[int], found: Found, classes: Sequence[str]
-) -> None:
-    """CSV of every picture: its true class and the ranked ones, by name."""
-    ranked = found.ranking.tolist()
-    table = io.StringIO()
-    writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(["image", "label", *(f"top{i + 1}" for i in range(len(ranked[0])))])
-    for name, label, row in zip(names, labels, ranked, strict=True):
-        writer.writerow([name, classes[label], *(classes[c] for c in row)])
-    write_text(file, table.getvalue())
-
-
-def score_predictions(file: Path) -> dict[str, Any]:
-    """Figures of a CSV with the columns image, label, top1 (and top2..top5); StageError if it is not one."""
-    try:
-        rows = list(csv.DictReader(file.read_text(encoding="utf-8").splitlines()))
-    except (OSError, UnicodeDecodeError) as error:
-        raise StageError(f"predictions not readable, {error}", where=file) from None
-    if not rows or not {"label", "top1"} <= set(rows[0]):
-        raise StageError("expected a CSV with the columns image, label, top1 and at least one row", where=file)
-    columns = [name for name in (f"top{i + 1}" for i in range(TOP)) if name in rows[0]]
-    if any(row[name] is None for row in rows for name in ("label", *columns)):
-        raise StageError("a row has fewer values than the heading", where=file)
-    ranked = np.array([[row[name] for name in columns] for row in rows])
-    labels = np.array([row["label"] for row in rows])
-    return {"metrics": accuracies(ranked, labels), "n": len(rows)}
 
 
 def score_features(train: Path, test: Path, ks: Sequence[int], temperature: float) -> dict[str, Any]:

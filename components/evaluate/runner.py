@@ -7,10 +7,12 @@ from pathlib import Path
 
 import torch
 
-from components.common.context import Context
-from components.common.encoder import Encoder, load_encoder
+from components.common.context import Context, cache_root
+from components.common.encoder import Encoder, Fit, load_encoder
 from components.common.errors import StageError
 from components.common.outputs import atomic_file, write_text
+from components.evaluate.failure import failure_of, finite, write_failure
+from components.evaluate.feature_store import FeatureStore
 from components.evaluate.task import Job, Row, TaskParams, TaskResult, get_task
 
 
@@ -21,8 +23,10 @@ def evaluate(ctx: Context) -> None:
     model, benchmark = ctx.inputs["model"], ctx.inputs["benchmark"]
     assert model is not None and benchmark is not None
     device = choose_device(args.device)
-    encoder = load_encoder(str(model), device, seed=ctx.seed, pos_quirk=args.pos_quirk)
+    fit: Fit = "exact" if args.fit == "round" else args.fit  # rounding is the task's: it knows what the sides mean
+    encoder = load_encoder(str(model), device, seed=ctx.seed, fit=fit, pos_quirk=args.pos_quirk)
     ctx.log(f"{encoder.origin}: {encoder.dim} features, {encoder.patch_size}-pixel patches, on {device}")
+    features = feature_store(ctx, encoder, device)
     job = Job(
         name=ctx.keys["method"],
         details=ctx.outputs["details"],
@@ -30,9 +34,29 @@ def evaluate(ctx: Context) -> None:
         device=device,
         log=ctx.log,
         progress=ctx.progress,
+        features=features,
     )
-    result = task.run(encoder, benchmark, args, job)
-    write_result(ctx, encoder, result)
+    try:
+        result = finite(task.run(encoder, benchmark, args, job))
+    except Exception as error:
+        failure = failure_of(error)
+        if failure is None:
+            raise
+        if args.strict:
+            raise failure from error
+        write_failure(ctx, encoder, str(failure))
+    else:
+        write_result(ctx, encoder, result)
+    finally:
+        features.release()
+    features.tidy()
+
+
+def feature_store(ctx: Context, encoder: Encoder, device: str) -> FeatureStore:
+    """The features that this evaluation may share with others, on whatever encoder and benchmark."""
+    assert isinstance(ctx.params, TaskParams)
+    root, limit = cache_root() / ctx.stage / "features", int(ctx.params.features_gib * 2**30)
+    return FeatureStore(root, cache_root() / "locks", f"{encoder.identity} on {device}", limit, ctx.log)
 
 
 def choose_device(wanted: str) -> str:
@@ -74,6 +98,8 @@ def write_result(ctx: Context, encoder: Encoder, result: TaskResult) -> None:
         write_table(ctx.outputs["details"] / f"{name}.parquet", rows)
     ctx.tracker.metrics(result.metrics)
     ctx.tracker.tag("protocol", result.protocol)
+    model = ctx.inputs["model"]
+    ctx.tracker.judged(document, encoder.origin, folder=model is not None and model.is_dir())
     for file in sorted(ctx.outputs["details"].iterdir()):
         if file.is_file():  # tables and pictures; predictions, which may be thousands of files, stay in the output
             ctx.tracker.artifact(file, "details")

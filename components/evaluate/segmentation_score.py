@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -90,3 +91,15 @@ def class_rows(counts: Counts, names: list[str]) -> list[dict[str, Any]]:
         }
         for i, (name, iou) in enumerate(zip(names, class_iou(counts), strict=True))
     ]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Those of the `score` command."""
+    parser.add_argument("--gt", type=Path, required=True, help="folder of true label maps (PNG, 255 = void)")
+    parser.add_argument("--pred", type=Path, required=True, help="folder of predicted ones with the same names")
+    parser.add_argument("--num-classes", type=int, required=True, help="labels are 0..N-1")
+
+
+def score_command(args: argparse.Namespace) -> dict[str, Any]:
+    """What `score` writes."""
+    return score_folders(args.gt, args.pred, args.num_classes)

@@ -15,9 +15,11 @@ from components.common.config import StageParams, nearest
 from components.common.errors import StageError
 from components.common.progress import Progress
 from components.evaluate import tasks
+from components.evaluate.sizes import AnyFit
 
 if TYPE_CHECKING:
     from components.common.encoder import Encoder
+    from components.evaluate.feature_store import FeatureStore
 
 Row = dict[str, Any]
 
@@ -25,13 +27,19 @@ Row = dict[str, Any]
 class TaskParams(StageParams):
     """What every task takes besides its protocol's constants."""
 
-    beside_protocol: ClassVar[frozenset[str]] = frozenset({"seed", "device", "batch_images", "workers", "pictures"})
+    beside_protocol: ClassVar[frozenset[str]] = frozenset(
+        {"seed", "device", "batch_images", "workers", "pictures", "features_gib", "strict", "retry"}
+    )
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     pos_quirk: bool = Field(False, description="resize the position table as DINO's code does, for its own weights")
+    fit: AnyFit = Field("round", description="input sides that are no multiple of the patch: round down, or refuse")
     batch_images: int = Field(64, gt=0, description="images per forward pass; changes speed and memory, no protocol")
     workers: int = Field(2, gt=0, description="threads that read and resize pictures")
     pictures: int = Field(4, ge=0, description="example pictures to draw")
+    features_gib: float = Field(32.0, ge=0, description="disk for features that tasks share; 0 keeps none")
+    strict: bool = Field(False, description="a task that cannot be done fails the stage; else its metrics say why")
+    retry: int = Field(0, ge=0, description="raise it to do again what failed by chance, on a cluster say")
 
 
 @dataclass(frozen=True)
@@ -45,6 +53,7 @@ class Job:
         device: torch device.
         log: prints one line for people.
         progress: (total, unit) -> Progress.
+        features: the features that tasks share, where there is a place for them.
     """
 
     name: str
@@ -53,6 +62,7 @@ class Job:
     device: str
     log: Callable[[str], None]
     progress: Callable[[int, str], Progress]
+    features: FeatureStore | None = None
 
 
 @dataclass

@@ -13,12 +13,14 @@ from components.common.context import Context
 from components.common.cores import usable_cores
 from components.common.errors import StageError
 from components.common.frame_store_writer import BAD, VideoRow, content_hash
+from components.extract_frames import chosen
 from components.extract_frames.annotations import Tracks, find_tracks
 from components.extract_frames.config import ExtractParams
 from components.extract_frames.find import Source, find_sources
 from components.extract_frames.finished import Finished, assemble, check_share
 from components.extract_frames.long_video import Result, start
 from components.extract_frames.mismatch import mismatches
+from components.extract_frames.palette import PaletteMasks, find_masks
 from components.extract_frames.parts import Part, cut, params_hash, parse_part
 from components.extract_frames.video import Decoder
 
@@ -64,15 +66,22 @@ def _sources(ctx: Context, params: ExtractParams) -> list[Source]:
     if folder is None:
         raise StageError("the input 'videos' is missing", do="name the folder with --videos")
     beside = [name for name in (params.tracks, params.masks) if name is not None]
-    sources = find_sources(folder, params.source_fps is not None, beside)
+    labels = [params.labels.folder] if params.labels is not None else []
+    sources = find_sources(folder, params.source_fps is not None, beside, labels)
     if not sources:
         do = "put video files there; folders of images need 'source_fps'"
         raise StageError("no video file in this folder", where=folder, do=do)
+    if params.videos is not None:
+        sources, missing = chosen.choose(sources, folder, params.videos)
+        if missing:
+            ctx.warn(chosen.told(missing))
     return sources
 
 
-def _tracks(ctx: Context, params: ExtractParams, sources: list[Source]) -> Tracks | None:
+def _tracks(ctx: Context, params: ExtractParams, sources: list[Source]) -> Tracks | PaletteMasks | None:
     folder = ctx.inputs["videos"]
+    if folder is not None and params.labels is not None:
+        return find_masks(folder, params.labels, sources)
     if params.tracks is None or folder is None:
         return None
     tracks = find_tracks(folder, params.tracks, params.masks, [source.key for source in sources])

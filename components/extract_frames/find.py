@@ -59,16 +59,21 @@ class Source:
             return ()
 
 
-def find_sources(folder: Path, image_folders: bool = False, skip: Collection[str] = ()) -> list[Source]:
+def find_sources(
+    folder: Path, image_folders: bool = False, skip: Collection[str] = (), skip_names: Collection[str] = ()
+) -> list[Source]:
     """All videos below `folder`, as `walk_sources` finds them."""
-    return list(walk_sources(folder, image_folders, skip))
+    return list(walk_sources(folder, image_folders, skip, skip_names))
 
 
-def walk_sources(folder: Path, image_folders: bool = False, skip: Collection[str] = ()) -> Iterator[Source]:
+def walk_sources(
+    folder: Path, image_folders: bool = False, skip: Collection[str] = (), skip_names: Collection[str] = ()
+) -> Iterator[Source]:
     """All videos below `folder`, sorted by path; with `image_folders`, each folder that holds images is one too.
 
     They come as they are found: what is held is the listings of the folders on the way, not that of the whole tree.
-    What lies below the folders `skip` (paths below `folder`) is no video: tracks and label maps of the videos.
+    What lies below the folders `skip` (paths below `folder`) is no video: tracks and label maps of the videos. Nor is
+    what lies below folders named as in `skip_names`, at any depth.
 
     Links are followed, but no folder is entered twice. Hidden files and files that are not videos are passed over;
     a file with a video's extension is always a source, so that a broken one is reported and not overlooked.
@@ -76,7 +81,7 @@ def walk_sources(folder: Path, image_folders: bool = False, skip: Collection[str
     Raises:
         OSError: a folder cannot be listed; what is in it would be missing without a word.
     """
-    return _below(str(folder), "", _Walk(image_folders, frozenset(skip)))
+    return _below(str(folder), "", _Walk(image_folders, frozenset(skip), frozenset(skip_names)))
 
 
 @dataclass
@@ -85,7 +90,12 @@ class _Walk:
 
     images: bool
     skip: frozenset[str]
+    skip_names: frozenset[str]
     seen: set[tuple[int, int]] = field(default_factory=set)
+
+    def skips(self, name: str, path: str) -> bool:
+        """Whether the folder of this name, at this path below the corpus, is passed over."""
+        return path in self.skip or name in self.skip_names
 
 
 @dataclass
@@ -108,14 +118,14 @@ def _below(folder: str, prefix: str, walk: _Walk) -> Iterator[Source]:
     if here.pattern:
         yield Source(folder, own or "frames", own or "frames", here.pattern, here.image_bytes)
     # Names clash within one folder alone, so that keys are known before the walk goes on.
-    taken = {name for name in here.folders if walk.images and prefix + _said(name) not in walk.skip}
+    taken = {name for name in here.folders if walk.images and not walk.skips(name, prefix + _said(name))}
     taken |= {"frames"} if here.pattern and not prefix else set()
     keys = _keys(here.videos, {name for name in taken & set(map(_stem, here.videos)) if _is_video_too(folder, name)})
     for name in sorted([*here.folders, *here.videos], key=os.fsencode):
         place, said = os.path.join(folder, name), prefix + _said(name)  # noqa: PTH118
         if name in here.videos:
             yield Source(place, said, prefix + _said(keys[name]), None, here.videos[name])
-        elif said not in walk.skip:
+        elif not walk.skips(name, said):
             yield from _below(place, f"{said}/", walk)
 
 

@@ -14,10 +14,12 @@ from numpy.typing import NDArray
 from components.common.errors import StageError
 from components.common.frame_store_writer import Frame, FrameStoreWriter, VideoRow
 from components.common.jpeg import jpeg_size
-from components.extract_frames import objects
+from components.extract_frames import objects, palette
 from components.extract_frames.annotations import Tracks
 from components.extract_frames.find import Source
+from components.extract_frames.objects import VideoObjects
 from components.extract_frames.packs import MANIFEST, Manifest, Pack, Packs
+from components.extract_frames.palette import PaletteMasks
 from components.extract_frames.video import FRAME, BadVideoError, Decoder, Extracted, bad_row
 
 SHOWN = 10  # bad videos named in the error
@@ -30,7 +32,7 @@ class Finished:
     Until the stage is done, they and the frame store lie side by side: the disk must hold the frames twice.
     """
 
-    def __init__(self, folder: Path, tracks: Tracks | None = None) -> None:
+    def __init__(self, folder: Path, tracks: Tracks | PaletteMasks | None = None) -> None:
         self.folder, self.tracks = folder / "finished", tracks
         self.folder.mkdir(parents=True, exist_ok=True)
         self.manifest, self.packs = Manifest(self.folder / MANIFEST), Packs(self.folder)
@@ -71,13 +73,13 @@ class Finished:
         return row, frames if self.tracks is None else self._with_objects(source, frames, len(table))
 
     def told(self, source: Source) -> dict[str, Any]:
-        """What was said of a finished video's objects: their number `n`, `n_outside`, `trouble`."""
+        """What was said of a finished video's objects: their number `n`, `n_outside`, `trouble`, `note`."""
         return dict(self.manifest[_name(source.key)]["objects"])
 
-    def objects(self, source: Source) -> objects.VideoObjects:
+    def objects(self, source: Source) -> VideoObjects:
         """The objects of a finished video."""
         said = self.told(source)
-        return objects.VideoObjects.parsed(self.packs.read(*said["rows"]), said)
+        return VideoObjects.parsed(self.packs.read(*said["rows"]), said)
 
     def close(self) -> None:
         """Close all files."""
@@ -90,19 +92,27 @@ class Finished:
         if (
             self.tracks is not None
         ):  # here, beside ffmpeg's work: reading a long video's boxes takes a tenth of a second
-            told = objects.objects_of(extracted, self.tracks)
+            told = self._objects_of(extracted)
             value["objects"] = {"rows": append(pack, told.rows), "n": len(told.rows), **told.facts}
         return value
 
+    def _objects_of(self, extracted: Extracted) -> VideoObjects:
+        if isinstance(self.tracks, PaletteMasks):
+            return palette.objects_of(extracted, self.tracks)
+        assert self.tracks is not None
+        return objects.objects_of(extracted, self.tracks)
+
     def _with_objects(self, source: Source, frames: Iterator[Frame], n_frames: int) -> Iterator[Frame]:
         assert self.tracks is not None
+        masks = self.tracks if isinstance(self.tracks, PaletteMasks) else None
+        table = masks.table(source.key) if masks is not None and source.key in masks.names else None
         told = objects.per_frame(self.objects(source), self.tracks.label_maps(source.key), n_frames)
         for frame, (own, label_map) in zip(frames, told, strict=True):
             size = jpeg_size(frame.jpeg)
             if label_map is None:
                 yield frame._replace(objects=objects.in_pixels(own, *size))
             else:
-                boxes, labels = objects.with_labels(own, label_map, *size)
+                boxes, labels = objects.with_labels(own, label_map, *size, table)
                 yield frame._replace(objects=boxes, labels=labels)
 
     def _frames(self, table: NDArray[np.void]) -> Iterator[Frame]:

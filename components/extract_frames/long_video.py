@@ -12,6 +12,7 @@ import numpy as np
 
 from components.common.ffmpeg import Probe
 from components.common.frame_store_writer import VideoRow
+from components.extract_frames.extent import Extent
 from components.extract_frames.find import Source
 from components.extract_frames.finished import Finished, append, placed
 from components.extract_frames.pieces import (
@@ -151,5 +152,6 @@ def _kept_plan(source: Source, finished: Finished) -> Plan | None:
     said = finished.manifest[name]
     said |= {field: tuple(said[field]) for field in ("tick_s", "state")}
     said |= {"pieces": tuple(Piece(*piece) for piece in said["pieces"]), "header": Probe(**said["header"])}
+    said["extent"] = Extent(**said["extent"]) if said["extent"] else None
     plan, state = Plan(**said), source.state()
     return dataclasses.replace(plan, state=state) if plan.state[:1] == state[:1] else None

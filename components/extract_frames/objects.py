@@ -41,7 +41,7 @@ class VideoObjects:
         categories: name of each track.
         n_outside: boxes that were left out: no part of them lies in the picture, or their track has another one.
         trouble: why the video's annotation could not be used; empty where it could, or where there is none.
-        note: what else does not fit, and does no harm.
+        note: what is amiss and does no harm.
     """
 
     at: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
@@ -148,8 +148,13 @@ def in_pixels(objects: VideoObjects, height: int, width: int) -> tuple[TrackBox,
     return tuple(TrackBox(t, objects.categories[t], *box) for t, box in zip(tracks, boxes, strict=True))
 
 
-def with_labels(objects: VideoObjects, file: Path, height: int, width: int) -> tuple[tuple[TrackBox, ...], bytes]:
+def with_labels(
+    objects: VideoObjects, file: Path, height: int, width: int, table: NDArray[np.uint8] | None = None
+) -> tuple[tuple[TrackBox, ...], bytes]:
     """The objects of one frame that its label map shows, boxed by their pixels, and the map at the frame's size.
+
+    Args:
+        table: uint8 (256,), what becomes of each value of the file; None: values stay.
 
     Raises:
         StageError: the file is no label map: one palette index or grey value a pixel.
@@ -161,6 +166,7 @@ def with_labels(objects: VideoObjects, file: Path, height: int, width: int) -> t
             labels = np.asarray(image.resize((width, height), Image.Resampling.NEAREST)).astype(np.uint16)
     except OSError as error:
         raise StageError(f"unreadable label map, {error}", where=file) from None
+    labels = labels if table is None else table[labels].astype(np.uint16)
     labels[~np.isin(labels, objects.track + 1)] = 0
     boxes = []
     for track in objects.track.tolist():

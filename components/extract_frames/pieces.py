@@ -23,8 +23,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from components.common.ffmpeg import ONLY_FILES, Probe
-from components.extract_frames.command import LOG, SAME_CLOCK, TOLERANCE_S, Stretch, address, build_command
+from components.extract_frames.command import (
+    LOG,
+    SAME_CLOCK,
+    TOLERANCE_S,
+    Stretch,
+    address,
+    build_command,
+    grid,
+    last_from_s,
+    needed_extent,
+)
 from components.extract_frames.config import ExtractParams
+from components.extract_frames.extent import Extent
 from components.extract_frames.find import Source
 from components.extract_frames.report import Report, read_report
 from components.extract_frames.video import CHANGED, BadVideoError, Decoder, Writer, check, laid_out
@@ -58,6 +69,7 @@ class Plan:
         pieces: in order, without gaps; one: it is not cut.
         state: size and time of the file when it was planned.
         header: what its container says.
+        extent: the whole video's, where the choice of frames depends on it.
     """
 
     first: int
@@ -66,6 +78,7 @@ class Plan:
     pieces: tuple[Piece, ...]
     state: tuple[int, ...]
     header: Probe
+    extent: Extent | None = None
 
     @property
     def first_s(self) -> float:
@@ -115,14 +128,15 @@ def plan_pieces(source: Source, decoder: Decoder) -> Plan | None:
     ends = [*starts, None]
     pieces = [Piece(None, None, ends[0]), *(Piece(starts[a], a, b) for a, b in pairwise(ends) if a is not None)]
     border_s = BORDER_FRAMES / report.probe.fps if report.probe.fps else BORDER_S
-    return Plan(first, report.tick_s, max(1, round(border_s * den / num)), tuple(pieces), state, report.probe)
+    border, extent = max(1, round(border_s * den / num)), needed_extent(decoder.exe, source, params)
+    return Plan(first, report.tick_s, border, tuple(pieces), state, report.probe, extent)
 
 
 def stretch_of(piece: Piece, plan: Plan) -> Stretch:
     """What ffmpeg is told of a piece."""
     borders = tuple((at, at + plan.border) for at in (piece.start, piece.until) if at is not None)
     end = None if piece.until is None else piece.until + plan.border
-    return Stretch(piece.seek_s, end, plan.first_s, borders)
+    return Stretch(piece.seek_s, end, plan.first_s, borders, plan.extent)
 
 
 def decode_piece(source: Source, piece: Piece, plan: Plan, decoder: Decoder, jpegs: Writer) -> PieceFrames | None:
@@ -177,14 +191,14 @@ def joined(
     """(places, ticks, cuts) of the frames that one process would have taken, of pieces whose borders hold.
 
     Each piece speaks for the frames from its keyframe up to the next one; its first frame is left out where the cell
-    it lies in has given one to the piece before.
+    it lies in has given one to the piece before, unless it is the video's last one, and that is wanted.
     """
     places, ticks, cuts = [], [], []
     last = -np.inf
     for number, (piece, own) in enumerate(zip(plan.pieces, given, strict=True)):
         keep = _between(own.ticks, piece.start, piece.until)
         cells = _cells(own.ticks, plan, params)
-        keep &= cells > last
+        keep &= (cells > last) | _is_last(own.ticks, plan, params)
         last = max(last, cells[keep].max(initial=-np.inf))
         places.append(own.frames[keep])
         ticks.append(own.ticks[keep])
@@ -216,11 +230,15 @@ def _between(values: NDArray[np.int64], low: int | None, high: int | None) -> ND
 def _cells(ticks: NDArray[np.int64], plan: Plan, params: ExtractParams) -> NDArray[np.float64]:
     """The cell of the time grid in which each frame lies, by the arithmetic of ffmpeg's `select`."""
     since = ticks * (plan.tick_s[0] / plan.tick_s[1]) - plan.first_s + TOLERANCE_S
-    if params.mode == "fps":
-        assert params.fps is not None  # as with every_s: config.py saw to it
-        return np.floor(since * params.fps)
-    assert params.every_s is not None
-    return np.floor(since / params.every_s)
+    operator, number = grid(params, plan.extent)
+    return np.floor(since * number if operator == "*" else since / number)
+
+
+def _is_last(ticks: NDArray[np.int64], plan: Plan, params: ExtractParams) -> NDArray[np.bool_]:
+    """Which frames are taken because nothing comes after them, as `select` is told."""
+    if not params.last_frame or plan.extent is None:
+        return np.zeros(len(ticks), bool)
+    return ticks * (plan.tick_s[0] / plan.tick_s[1]) >= last_from_s(plan.extent)
 
 
 def _opening(source: Source, decoder: Decoder) -> Report | None:

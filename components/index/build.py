@@ -21,7 +21,7 @@ from components.index.frame_prints import frame_prints
 from components.index.leakage import Leak, check_benchmarks
 from components.index.page import render
 from components.index.page_pictures import groups
-from components.index.split import split_videos
+from components.index.split import split_exactly, split_videos
 from components.index.statistics import statistics
 from components.index.table import FrameTable, read_table
 
@@ -36,7 +36,7 @@ def build_index(params: IndexParams, ctx: Context) -> dict[str, Any]:
     store = FrameStore(frames)
     table = read_table(store)
     ctx.log(f"{len(table)} frames of {len(table.keys) - table.n_bad} videos in {len(table.segment_start)} segments")
-    split = split_videos(table.identity, params.val_share, params.seed)
+    split = _split(table, params)
 
     # Draws before fingerprints: a wrong gap is told in a second, not after an hour of decoding.
     draws = _draws(table, split, params)
@@ -66,6 +66,13 @@ def build_index(params: IndexParams, ctx: Context) -> dict[str, Any]:
     for name, rows in draws.items():
         ctx.log(f"draw '{name}': {len(rows)} of {rows.shape[1]} frames")
     return _summary(stats)
+
+
+def _split(table: FrameTable, params: IndexParams) -> np.ndarray:
+    if not params.val_exact:
+        return split_videos(table.identity, params.val_share, params.seed)
+    usable = np.bincount(table.columns["video"], minlength=len(table.keys)) > 0
+    return split_exactly(table.identity, usable, params.val_share, params.seed)
 
 
 def _draws(table: FrameTable, split: np.ndarray, params: IndexParams) -> dict[str, np.ndarray]:

@@ -10,6 +10,20 @@ from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 from components.common.config import Params, StageParams
 
 
+class Subset(Params):
+    """Few rows a video, and no frame in two of them (subset.py): Cross-Time's clips of VidOR."""
+
+    per_video: tuple[int, int] = Field((10, 30), description="least and most, around the video's frames / a row's span")
+    min_frames: int = Field(10, ge=1, description="videos of fewer frames give none")
+
+    @field_validator("per_video")
+    @classmethod
+    def _least_first(cls, limits: tuple[int, int]) -> tuple[int, int]:
+        if not 0 < limits[0] <= limits[1]:
+            raise ValueError("per_video is [least, most] with 0 < least <= most")
+        return limits
+
+
 class SharingDraw(Params):
     """A draw of which only rows may be kept in whose every frame there is one and the same object."""
 
@@ -22,6 +36,7 @@ class OffsetsDraw(SharingDraw):
     """Frames at fixed times around an anchor: `[0, 0.5]` is a pair half a second apart."""
 
     offsets_s: tuple[float, ...] = Field(min_length=1, description="seconds from the anchor, rising; one of them 0")
+    subset: Subset | None = Field(None, description="rows that have no frame in common, few a video; null: all rows")
 
     @field_validator("offsets_s")
     @classmethod
@@ -152,6 +167,9 @@ class IndexParams(StageParams):
     anchor_every_s: float | None = Field(default=None, gt=0, description="at most one anchor per so many seconds")
     max_anchors: int | None = Field(default=None, gt=0, description="at most so many rows a draw, chosen by seed")
     val_share: float = Field(default=0.0, ge=0, lt=1, description="share of videos held out from every draw")
+    val_exact: bool = Field(
+        default=False, description="hold out exactly that share of the readable videos (TimeT's 2,776 and 695 of 3,471)"
+    )
     on_leak: Literal["exclude", "fail", "warn"] = "exclude"
     fingerprint: FingerprintParams = FingerprintParams()
     contact_sheet: SheetParams = SheetParams()

@@ -13,6 +13,7 @@ import numpy as np
 from components.common.errors import StageError
 from components.index.config import ClipDraw, IndexParams, OffsetsDraw, RangesDraw, SharingDraw, SpanDraw
 from components.index.objects import Shared
+from components.index.subset import take_subset
 from components.index.table import US_PER_S, FrameTable, ticks
 
 Draw = OffsetsDraw | ClipDraw | RangesDraw | SpanDraw
@@ -47,6 +48,9 @@ def build_draw(name: str, draw: Draw, table: FrameTable, usable: np.ndarray, par
         rows = at_offsets(table, anchors, draw.offsets_s, params.tolerance_s)
     if isinstance(draw, SharingDraw) and draw.shared is not None and len(rows):
         rows = _sharing(name, rows, table, draw.shared)
+    if isinstance(draw, OffsetsDraw) and draw.subset is not None and len(rows):
+        chance = uniform(table, params.seed, f"{name}/subset", 1)[:, 0]
+        rows = take_subset(rows, table, draw.subset, chance)
     if not len(rows):
         do = "extract at a higher rate, or ask for times that are multiples of the frame spacing"
         do = "lower min_s or min_frames" if isinstance(draw, SpanDraw) else do

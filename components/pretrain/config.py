@@ -24,6 +24,27 @@ class EncoderParams(Params):
     start_from: str | None = Field(None, description="weights to start from: model folder, timm:NAME or .safetensors")
 
 
+class Colours(Params):
+    """Laid over the colour recipe of every view (`plan.Photometric`); what is not given stays as published.
+
+    Published recipes are for 224 pixels and hundreds of epochs: they teach an encoder to do without colour long before
+    it has learnt anything else, and a blur of 2 pixels wipes out a view of 32.
+    """
+
+    brightness: float | None = Field(None, ge=0)
+    contrast: float | None = Field(None, ge=0)
+    saturation: float | None = Field(None, ge=0)
+    hue: float | None = Field(None, ge=0, le=0.5, description="turns")
+    jitter_p: float | None = Field(None, ge=0, le=1)
+    grey_p: float | None = Field(None, ge=0, le=1)
+    blur_p: float | None = Field(None, ge=0, le=1)
+    solarise_p: float | None = Field(None, ge=0, le=1)
+
+    def given(self) -> dict[str, float]:
+        """The values that replace published ones."""
+        return self.model_dump(exclude_none=True)
+
+
 class GuardParams(Params):
     """When features count as collapsed. The shares are of the ideal value, so they hold for any width."""
 
@@ -102,6 +123,7 @@ class PretrainParams(StageParams):
     encoder: EncoderParams = EncoderParams.model_validate({})
     trainer: TrainerParams = TrainerParams.model_validate({})
     guards: GuardParams = GuardParams.model_validate({})
+    colours: Colours = Colours.model_validate({})
     args: Params = Params()
     resume: str | None = Field(None, description="checkpoint file to go on from, instead of the run's own")
 

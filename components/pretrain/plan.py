@@ -5,8 +5,8 @@ A plan is data, not code: methods write it, `views.py` carries it out in the wor
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 
 @dataclass(frozen=True)
@@ -271,3 +271,11 @@ class ViewPlan:
         """Patches along one side of a crop."""
         assert self.patch_px is not None
         return crop.size_px // self.patch_px
+
+    def recoloured(self, **colours: Any) -> ViewPlan:
+        """The same views with these values in every crop's photometric recipes."""
+        crops = tuple(
+            replace(crop, photometric=tuple(replace(recipe, **colours) for recipe in crop.photometric))
+            for crop in self.crops
+        )
+        return replace(self, crops=crops)

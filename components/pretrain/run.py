@@ -157,7 +157,7 @@ def view_plan(params: PretrainParams) -> ViewPlan:
     with torch.device("meta"):
         encoder = build_vit(params.encoder.architecture, params.encoder.model_args)
     plan: ViewPlan = find_method(params.method).views(params.args, encoder.patch_embed.patch_size[0])
-    return plan
+    return plan.recoloured(**params.colours.given())
 
 
 def build_method(params: PretrainParams, epochs: float) -> Method:

@@ -11,7 +11,14 @@ from components.common.config import nearest
 from components.common.errors import StageError
 from components.common.scores import Score
 from components.common.tracking import store
-from components.common.tracking.models import ENCODER_TAG, find_model, log_encoder_model, read_config
+from components.common.tracking.judged import score_metrics
+from components.common.tracking.models import (
+    ENCODER_TAG,
+    NO_WEIGHTS_TAG,
+    find_model,
+    log_encoder_model,
+    read_config,
+)
 from components.promote.config import PromoteParams
 from components.promote.decide import Version, decide, decision_key, ranked
 from components.promote.evidence import Evidence
@@ -99,7 +106,7 @@ def log_encoders(registry: Registry, evidence: Evidence) -> dict[str, LoggedMode
     for run, folder in evidence.folders.items():
         sha256 = evidence.sha256(run)
         model = find_model(client, experiment, sha256)
-        if model is None or str(model.status) != "READY":
+        if model is None or str(model.status) != "READY" or NO_WEIGHTS_TAG in model.tags:
             home = model.source_run_id if model else _home_run(registry, experiment, run, sha256)
             log_encoder_model(store.tracking_uri(), home, folder, run)
             model = find_model(client, experiment, sha256)
@@ -121,17 +128,11 @@ def _home_run(registry: Registry, experiment: str, run: str, sha256: str) -> str
 
 
 def _log_scores(registry: Registry, model: LoggedModel, scores: dict[str, Score]) -> None:
-    """Scores as metrics `task/name` of the LoggedModel; those it has already are not sent again."""
-    from mlflow.entities import Metric
-
-    known = {(metric.key, metric.value) for metric in model.metrics or []}
-    told = {f"{task}/{name}": value for task, score in scores.items() for name, value in score.metrics.items()}
+    """Scores as metrics of the LoggedModel, as evaluate's run logs them; those it has already are not sent again."""
+    known = {(metric.key, metric.value, metric.dataset_digest) for metric in model.metrics or []}
     now = int(time.time() * 1000)
-    new = [
-        Metric(key, value, now, 0, model_id=model.model_id)
-        for key, value in sorted(told.items())
-        if (key, value) not in known
-    ]
+    told = [metric for score in scores.values() for metric in score_metrics(score, model.model_id, now)]
+    new = [metric for metric in told if (metric.key, metric.value, metric.dataset_digest) not in known]
     if new:
         registry.client.log_batch(model.source_run_id, metrics=new)
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import fcntl
 import json
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +18,7 @@ from components.common.errors import ExitCode, StageError
 from components.common.scores import Score
 from components.common.tracking import store
 from components.common.tracking.models import ENCODER_TAG
+from components.common.tracking.store import exists, shown
 from components.promote.decide import Version
 
 if TYPE_CHECKING:
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 CHAMPION, CANDIDATE = "champion", "candidate"
+__all__ = ["CANDIDATE", "CHAMPION", "Registry", "as_text", "exclusive", "exists", "registry", "score_tags", "shown"]
 SCORE_TAG = "score."  # + task
 SQLITE = "sqlite:///"
-PASSWORD = re.compile(r"//[^/@\s]*@")
 
 
 class Registry:
@@ -127,12 +127,6 @@ def as_text(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"))
 
 
-def exists() -> bool:
-    """Whether there is a registry to read, without making an empty one."""
-    uri = store.tracking_uri()
-    return not uri.startswith(SQLITE) or Path(uri.removeprefix(SQLITE)).exists()
-
-
 @contextmanager
 def registry(model: str) -> Iterator[Registry]:
     """Open the registry; its failures become one clear line."""
@@ -146,15 +140,10 @@ def registry(model: str) -> Iterator[Registry]:
         if isinstance(error, OSError) and not isinstance(error, ConnectionError):
             raise  # a full disk and the like are told by the stage
         do = "nothing was promoted; run it again once the registry answers"
-        first = PASSWORD.sub("//", str(error).strip().splitlines()[0])[:200]
+        first = shown(str(error).strip().splitlines()[0])[:200]
         raise StageError(
             f"the model registry failed, {first}", where=shown(uri), do=do, code=ExitCode.NO_ROOM
         ) from error
-
-
-def shown(uri: str) -> str:
-    """The address without a password."""
-    return PASSWORD.sub("//", uri)
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from components.common.config import read_yaml
 from components.common.errors import StageError
 from pipelines.forecast.rates import Benchmark, Rates
 
@@ -15,6 +16,7 @@ VIDEO_FILES = {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg",
 PICTURE_FILES = {".jpg", ".jpeg", ".png"}
 # Folders of label maps: read by a score, not shown to a network.
 LABELS = {"annotations", "masks", "segmentationclass", "segmentationclassaug", "segmentationobject"}
+CARDS = Path(__file__).resolve().parents[2] / "components" / "download" / "cards"
 PROBED = 8  # headers read to learn a folder's lengths and sizes: some 50 ms each
 
 
@@ -62,11 +64,40 @@ def videos_of(name: str, section: Mapping[str, Any], rates: Rates, given: Given 
         return _drawn(section, rates, given)
     if given:
         return _like_source(given.videos, given.video_s, rates, "as given")
-    folder = Path(str(section.get("path", ""))).expanduser()
-    if section.get("source") == "local" and folder.is_dir():
+    folder, card = folder_of(section), card_of(section)
+    if folder is not None and (card is None or next(_files(folder, VIDEO_FILES), None)):
         return _counted(folder, rates)
+    if card is not None and card.get("corpus"):
+        return _published(card, str(section["card"]), rates)
     what = f"how many videos '{name}' will hold cannot be seen from here"
     raise StageError(what, where=f"download.{name}", do="say it: --videos N --video-s SECONDS")
+
+
+def folder_of(section: Mapping[str, Any]) -> Path | None:
+    """The folder of a local source, if it is here."""
+    folder = Path(str(section.get("path", ""))).expanduser()
+    local = section.get("source", "local" if "card" in section else None) == "local" and "path" in section
+    return folder if local and folder.is_dir() else None
+
+
+def card_of(section: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The card that an entry names: a data file of the download stage."""
+    if section.get("card") is None:
+        return None
+    return read_yaml(CARDS / f"{section['card']}.yaml")
+
+
+def _published(card: Mapping[str, Any], name: str, rates: Rates) -> Videos:
+    """The corpus as its card tells."""
+    told = card["corpus"]
+    guess = _like_source(int(told["videos"]), float(told["video_s"]), rates, f"as published, card {name}")
+    return replace(
+        guess,
+        fps=float(told["fps"]),
+        width_px=float(told["width_px"]),
+        height_px=float(told["height_px"]),
+        bytes=float(card["disk"]["after_gb"]) * 1e9,
+    )
 
 
 def _like_source(n: int, video_s: float, rates: Rates, known: str) -> Videos:
@@ -115,9 +146,11 @@ def benchmark_of(name: str, section: Mapping[str, Any], rates: Rates) -> Benchma
     """Pictures of a benchmark: rendered, counted in its folder, else those of the published one."""
     if section.get("source") == "procedural":
         return _stills(section, rates)
-    folder = Path(str(section.get("path", ""))).expanduser()
+    folder, card = folder_of(section), card_of(section)
     published = rates.benchmarks.get(name, rates.benchmarks["other"])
-    if section.get("source") != "local" or not folder.is_dir():
+    if card is not None and card.get("pictures"):
+        published = Benchmark(**card["pictures"], bytes=float(card["disk"]["after_gb"]) * 1e9)
+    if folder is None:
         return published
     files = [(file.relative_to(folder).parts, size) for file, size in _files(folder, PICTURE_FILES)]
     shown = [parts for parts, _ in files if not {part.lower() for part in parts} & LABELS]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -44,7 +44,9 @@ class Frames:
 
 
 def extract(videos: Videos, params: Mapping[str, Any], rates: Rates) -> tuple[Frames, Work]:
-    """The store that `extract_frames` will write, and the work of writing it."""
+    """The store that `extract_frames` will write, and the work of it. Cuts that are not looked for part nothing."""
+    if params.get("cuts") is None:
+        videos = replace(videos, cuts_per_s=0.0)
     times = frame_times(videos, params)
     n = videos.n * len(times) * max(1.0, videos.video_s * videos.fps / LONGEST)
     width, height = stored_size(videos, params)
@@ -58,9 +60,14 @@ def frame_times(videos: Videos, params: Mapping[str, Any]) -> NDArray[np.float64
     mode = params.get("mode", "fps")
     if mode == "keyframes":
         return shown[:: max(1, round(videos.keyframe_s * videos.fps))]
-    cells_per_s = float(params["fps"]) if mode == "fps" else 1 / float(params["every_s"])
+    if mode == "count":
+        cells_per_s = float(params["count"]) / (len(shown) / videos.fps)
+    else:
+        cells_per_s = float(params["fps"]) if mode == "fps" else 1 / float(params["every_s"])
     cell = np.floor((shown + CELL_TOLERANCE_S) * cells_per_s)
-    return shown[np.diff(cell, prepend=-1) > 0]
+    taken = np.diff(cell, prepend=-1) > 0
+    taken[-1] |= bool(params.get("last_frame"))
+    return shown[taken]
 
 
 def stored_size(videos: Videos, params: Mapping[str, Any]) -> tuple[float, float]:

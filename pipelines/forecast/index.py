@@ -91,7 +91,20 @@ def rows_of(frames: Frames, draw: Mapping[str, Any], params: Mapping[str, Any]) 
         anchors = anchors[np.diff(np.floor(times / every_s), prepend=-1) > 0]
     good, reach_s = _fits(times, anchors, draw, float(params.get("tolerance_s", 0.05)))
     survive = math.exp(-videos.cuts_per_s * reach_s)  # no cut within the row's span: a Poisson chance
+    if draw.get("subset"):
+        good = min(good, _of_subset(times, draw))
     return min(float(limit), good * survive * kept_share * frames.n / len(times))
+
+
+def _of_subset(times: NDArray[np.float64], draw: Mapping[str, Any]) -> int:
+    """Rows of one video where few are taken that have no frame in common (components/index/subset.py)."""
+    least, most = draw["subset"].get("per_video", (10, 30))
+    if len(times) < draw["subset"].get("min_frames", 10):
+        return 0
+    step_s = (times[-1] - times[0]) / max(len(times) - 1, 1)
+    gap = round((max(draw["offsets_s"]) - min(draw["offsets_s"])) / step_s)
+    wanted = min(max(len(times) // (gap + 1), least), most)
+    return int(min(wanted, len(times) // len(draw["offsets_s"])))
 
 
 def _spans(times: NDArray[np.float64], cuts_per_s: float, draw: Mapping[str, Any]) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from pipelines.forecast.judge import COUNTED, ESTIMATE
 from pipelines.forecast.limits import HOUR_S, Limit
 from pipelines.forecast.plan import Run
 from pipelines.forecast.schedule import Placed, Slots, critical_path
@@ -24,13 +25,15 @@ def document(run: Run, placed: list[Placed], slots: Slots, found: list[Limit]) -
         "critical_path": [{"task": p.task.name, "seconds": p.task.seconds} for p in critical_path(placed)],
         "limits": [vars(limit) for limit in found],
         "assumed": _assumed(run, slots),
+        "estimated": sorted(set(run.params["tasks"]) - COUNTED),
     }
 
 
 def _assumed(run: Run, slots: Slots) -> dict[str, float]:
     """The figures that nobody measured and that this forecast rests on."""
     idle = {f"devices.{name}." for name in run.rates.devices if name != slots.device}
-    idle |= {f"benchmarks.{name}." for name in run.rates.benchmarks if name not in run.benchmarks}
+    used = {*run.benchmarks, *("other" for b in run.benchmarks.values() if b == run.rates.benchmarks["other"])}
+    idle |= {f"benchmarks.{name}." for name in run.rates.benchmarks if name not in used}
     idle |= set() if slots.cluster else {"machine.pod_start_s", "machine.copy_bytes_per_s"}
     idle |= {"source."} if all(videos.drawn for videos in run.videos.values()) else set()
     figures = run.rates.sources.items()
@@ -97,6 +100,8 @@ def text(told: dict[str, Any], title: str) -> str:
     lines += [
         f"Warning    {limit['node']} {limit['line']}\n           -> {limit['takes_over']}" for limit in told["limits"]
     ]
+    if told["estimated"]:
+        lines.append(f"Estimated  {', '.join(told['estimated'])}: {ESTIMATE}")
     if told["assumed"]:
         rest = ", ".join(f"{name}={value:g}" for name, value in told["assumed"].items())
         lines += ["", f"Assumed, not measured (--assume a.b=value changes one): {rest}"]

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from components.common import vit
-from components.common.encoder import load_encoder, write_model_folder
+from components.common.encoder import Encoder, load_encoder, write_model_folder
 from components.common.errors import StageError
 
 NAME = "vit_tiny_patch16_224"
@@ -117,6 +117,43 @@ def test_last_attention_equals_a_naive_one(model: vit.TimmModel, fused: bool) ->
             part = slice(8 * head, 8 * head + 8)
             row = torch.stack([(q[b, 0, part] * k[b, i, part]).sum() / 8**0.5 for i in range(17)]).exp()
             torch.testing.assert_close(attention[b, head], row[1:] / row.sum())
+
+
+@pytest.mark.parametrize(
+    ("change", "size"),
+    [({}, (32, 48)), ({"reg_tokens": 3, "no_embed_class": True}, (32, 32)), ({"depth": 1, "qk_norm": True}, (40, 24))],
+)
+def test_attention_equals_the_whole_matrix(change: dict[str, object], size: tuple[int, int]) -> None:
+    """Every block token by token, and of the last one the full softmax, row of the class token."""
+    torch.manual_seed(3)
+    model = timm.create_model(NAME, **{**SMALL, **change, "num_classes": 0, "dynamic_img_size": True}).double().eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    fused = [block.attn.fused_attn for block in model.blocks]
+    x = images(*size).double()
+    found = Encoder(model).attention(x)
+    inner = model._pos_embed(model.patch_embed(x))
+    for block in model.blocks[:-1]:
+        inner = block(inner)
+    attn = model.blocks[-1].attn
+    qkv = attn.qkv(model.blocks[-1].norm1(inner)).reshape(2, -1, 3, 3, 8)  # batch, token, which, head, width
+    n, (rows, columns) = model.num_prefix_tokens, (size[0] // 8, size[1] // 8)
+    assert found.shape == (2, 3, rows, columns)
+    for b in range(2):
+        for head in range(3):
+            q, k = attn.q_norm(qkv[b, :, 0, head]), attn.k_norm(qkv[b, :, 1, head])
+            matrix = torch.softmax(q @ k.T / 8**0.5, dim=-1)
+            torch.testing.assert_close(found[b, head].flatten(), matrix[0, n:])
+    assert [block.attn.fused_attn for block in model.blocks] == fused
+    assert not model.blocks[-1]._forward_pre_hooks
+
+
+def test_attention_needs_a_class_token() -> None:
+    for name, args in (("resnet10t", {}), (NAME, {**SMALL, "class_token": False, "global_pool": "avg"})):
+        encoder = load_encoder(f"timm:{name}", model_args=args)
+        with pytest.raises(StageError, match="class attention needs a timm VisionTransformer with a class token"):
+            encoder.attention(images(32, 32))
 
 
 def cubic(t: float, a: float = -0.75) -> float:

@@ -115,6 +115,48 @@ def test_failed_missing_and_stale_are_shown(finished: Finished, capsys: pytest.C
     assert "warning: dora on voc_linear: failed" in capsys.readouterr().err
 
 
+class Tables(HTMLParser):
+    """Every table below an element of this id, as rows of cells."""
+
+    def __init__(self, html: str, section: str) -> None:
+        super().__init__()
+        self.section, self.inside = section, False
+        self.tables: list[list[list[str]]] = []
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag == "section":
+            self.inside = dict(attrs).get("id") == self.section
+        if self.inside and tag == "table":
+            self.tables.append([])
+        if self.inside and tag == "tr":
+            self.tables[-1].append([])
+        if self.inside and tag in ("th", "td"):
+            self.tables[-1][-1].append("")
+
+    def handle_data(self, data: str) -> None:
+        if self.inside and self.tables and self.tables[-1] and self.tables[-1][-1]:
+            self.tables[-1][-1][-1] += data.strip()
+
+
+def test_figures_of_two_protocols_stand_in_no_table_together(finished: Finished) -> None:
+    finished.set_params({"curves": 0})
+    finished.score("dora", "vos", 0.9, protocol="cropmae propagation")
+    report = compare(finished)
+    tables = Tables((report / "index.html").read_text(), "task-vos").tables
+    assert [table[0][1:] for table in tables] == [["next_frame", "dino", "random"], ["dora"]]
+    assert [row[0] for row in tables[1][1:]] == ["jf_mean", "a_second_figure"] and tables[1][1][1] == "0.900"
+    told = json.loads((report / "leaderboard.json").read_text())
+    first, second = [column for column in told["columns"] if column["task"] == "vos"]
+    assert (first["protocol"], second["protocol"]) == (
+        "dino propagation, short side 96",
+        "cropmae propagation",
+    )
+    assert {"data_variant", "benchmark_hash", "params"} <= set(first)
+    head = (report / "leaderboard.txt").read_text().splitlines()[0].split()
+    assert first["key"] in head and second["key"] in head and first["key"] != second["key"]
+
+
 def test_names_cannot_break_out_of_the_page(finished: Finished) -> None:
     finished.set_params({"curves": 0})
     evil = "<script>alert(1)</script>"

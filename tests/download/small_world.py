@@ -24,6 +24,8 @@ def drawn_frames(layout: str) -> int:
     """Frames that a layout draws: stills, the instants of meetings, or all."""
     if layout in ("voc", "ade20k", "coco"):
         return 2 * PARAMS.stills_per_clip
+    if layout == "ytvos":
+        return 2 * len(range(0, PARAMS.n_frames, PARAMS.ytvos_every))
     if layout == "imagenet":
         return sum(len(_meetings(clip)) for clip in WRITERS[layout].clips(PARAMS))
     return 2 * PARAMS.n_frames

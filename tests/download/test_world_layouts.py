@@ -101,6 +101,33 @@ def test_davis_has_no_void_by_default(tmp_path: Path) -> None:
         assert 0 < read_png(file).max() < 255
 
 
+def test_ytvos(world: Path) -> None:
+    """Ids count the toys as they enter; meta.json names their kinds and the frames they are seen in."""
+    for split, folder in (("train", "train"), ("val", "valid")):
+        root = world / "ytvos" / folder
+        ((name, entry),) = json.loads((root / "meta.json").read_text())["videos"].items()
+        assert name == f"{split}-000000"
+        images, masks = (sorted((root / kind / name).iterdir()) for kind in ("JPEGImages", "Annotations"))
+        assert [f.stem for f in images] == [f.stem for f in masks] == ["00000", "00005"]
+        ids: dict[int, int] = {}  # toy -> object id
+        seen: dict[int, list[str]] = {}
+        for k, frame in frames("ytvos", split).items():
+            if k % 5:
+                continue
+            assert close(images[k // 5], frame.image)
+            for toy in sorted(np.unique(frame.ids[frame.ids > 0]).tolist()):
+                if toy not in ids and (frame.ids == toy).sum() >= PARAMS.min_object_px:
+                    ids[toy] = len(ids) + 1
+            expected = sum((value * (frame.ids == toy) for toy, value in ids.items()), np.zeros((96, 128), int))
+            np.testing.assert_array_equal(read_png(masks[k // 5]), expected)
+            kinds = {s.number: s.kind for s in frame.seen}
+            for value in np.unique(expected[expected > 0]):
+                toy = next(t for t, v in ids.items() if v == value)
+                assert entry["objects"][str(value)]["category"] == kinds[toy]
+                seen.setdefault(int(value), []).append(f"{k:05d}")
+        assert {int(i): facts["frames"] for i, facts in entry["objects"].items()} == seen and seen
+
+
 def test_jhmdb(world: Path) -> None:
     root = world / "jhmdb"
     splits = {}
@@ -138,6 +165,31 @@ def test_vip(world: Path) -> None:
     assert seen <= set(range(20)) and {2, 13} <= seen and len(seen) >= 7
 
 
+def test_got10k(world: Path) -> None:
+    root = world / "got10k"
+    for split, title in (("train", "GOT-10k_Train_000001"), ("val", "GOT-10k_Val_000001")):
+        assert lines(root / split / "list.txt") == [title]
+        place = root / split / title
+        boxes = np.loadtxt(place / "groundtruth.txt", delimiter=",")
+        cover, absence, cut = (np.loadtxt(place / f"{name}.label") for name in ("cover", "absence", "cut_by_image"))
+        drawn = frames("got10k", split)
+        assert boxes.shape == (6, 4) and len(list(place.glob("*.jpg"))) == 6
+        target = np.bincount(drawn[0].ids[drawn[0].ids > 0]).argmax()
+        for k, frame in drawn.items():
+            assert close(place / f"{k + 1:08d}.jpg", frame.image)
+            rows, columns = np.nonzero(frame.ids == target)
+            assert absence[k] == (len(rows) == 0) == (cover[k] == 0)
+            if not len(rows):
+                continue
+            sides = [columns.min(), rows.min(), np.ptp(columns) + 1, np.ptp(rows) + 1]
+            assert boxes[k].tolist() == sides
+            whole = next(seen.whole_px for seen in frame.seen if seen.number == target)
+            assert cover[k] == max(1, round(8 * len(rows) / whole))
+            border = np.concatenate([frame.ids[[0, -1]].ravel(), frame.ids[:, [0, -1]].ravel()])
+            assert cut[k] == (target in border)
+        assert "resolution: (128, 96)" in lines(place / "meta_info.ini")
+
+
 def test_vidor(world: Path) -> None:
     root = world / "vidor"
     for number in range(2):
@@ -164,7 +216,7 @@ def test_vidor(world: Path) -> None:
 
 
 def test_train_and_val_show_different_scenes(world: Path) -> None:
-    for layout in ("davis", "voc", "ade20k", "coco", "jhmdb", "vip"):
+    for layout in ("davis", "voc", "ade20k", "coco", "jhmdb", "vip", "got10k"):
         train, val = frames(layout, "train"), frames(layout, "val")
         assert min(np.abs(a.image.astype(int) - b.image).mean() for a in train.values() for b in val.values()) > 8
 

@@ -12,6 +12,7 @@ from skimage.measure import points_in_poly
 
 from components.download.world.classes import ADE_NAMES, BY_NAME, GROUNDS, KINDS, NAMES
 from components.download.world.clip import Clip
+from components.download.world.layouts import imagenet
 from components.download.world.render import Frame
 from tests.download.small_world import PARAMS, by_number, close, frames, lines, naive_void, read_png
 
@@ -19,6 +20,7 @@ from tests.download.small_world import PARAMS, by_number, close, frames, lines, 
 def test_voc(world: Path) -> None:
     root = world / "voc"
     lists = {s: lines(root / "ImageSets" / "Segmentation" / f"{s}.txt") for s in ("train", "val", "trainval")}
+    assert lists == {s: lines(root / "ImageSets" / "Main" / f"{s}.txt") for s in lists}  # detection's lists
     assert len(lists["train"]) == len(lists["val"]) == 2 and lists["trainval"] == sorted(lists["train"] + lists["val"])
     for split in ("train", "val"):
         drawn = frames("voc", split)
@@ -140,3 +142,17 @@ def crop_matches(image: np.ndarray, frame: Frame, number: int) -> bool:
     top = np.clip((rows.min() + rows.max() + 1 - side) // 2, 0, 96 - side)
     square = cv2.resize(frame.image[top : top + side, left : left + side], (48, 48), interpolation=cv2.INTER_AREA)
     return bool(np.abs(square.astype(int) - image).mean() < 10)  # other frames: over 20
+
+
+def test_imagenet_of_scenes(tmp_path: Path) -> None:
+    """Each clip is a class of its own: two stills of its first third in train, two of its last third in val."""
+    params = PARAMS.model_copy(update={"imagenet_classes": "scenes", "clip_s": 2.0, "stills_per_clip": 2})
+    clip = Clip(params, "val", 0)
+    facts = imagenet.write(clip, tmp_path)
+    imagenet.finish([facts], tmp_path, params)
+    assert facts["frames"] == 4 and lines(tmp_path / "classes.txt") == [clip.name]
+    drawn = dict(clip.frames(truth=False))
+    for side, numbers in (("train", (1, 3)), ("val", (9, 11))):  # twelve frames: thirds of four, at 1/4 and 3/4 of each
+        files = sorted((tmp_path / side / clip.name).iterdir())
+        assert [file.stem for file in files] == [f"{clip.name}_{number:05d}" for number in numbers]
+        assert all(close(file, drawn[number].image) for file, number in zip(files, numbers, strict=True))

@@ -154,11 +154,23 @@ def test_real_masks() -> None:
     """Masks of DAVIS against those three frames later."""
     root = real_data("davis2016_val") / "Annotations/480p"
     for sequence in sorted(root.iterdir()):
-        masks = [np.array(Image.open(file)) for file in sorted(sequence.glob("*.png"))[:10:3]]
+        masks = [np.array(Image.open(file)) for file in sorted(sequence.glob("*.png"))[::6]]
         for truth, predicted in itertools.pairwise(masks):
             j, f = dm.frame_scores(truth, predicted, 1)
             assert j[0] == pytest.approx(literal_j(truth == 1, predicted == 1), abs=1e-12)
             assert f[0] == pytest.approx(literal_f(truth == 1, predicted == 1, fast_edges), abs=1e-12)
+
+
+def test_real_masks_of_two_objects() -> None:
+    """PUMaVOS, each annotated frame against the next: the second object is absent at first and touches the border."""
+    root = real_data("pumavos") / "Annotations/480p"
+    for sequence in sorted(root.iterdir()):
+        masks = [np.array(Image.open(file)) for file in sorted(sequence.glob("*.png"))]
+        for truth, predicted in itertools.pairwise(masks[:: max(1, len(masks) // 6)]):
+            j, f = dm.frame_scores(truth, predicted, 2)
+            for i in (1, 2):
+                assert j[i - 1] == pytest.approx(literal_j(truth == i, predicted == i), abs=1e-12)
+                assert f[i - 1] == pytest.approx(literal_f(truth == i, predicted == i, fast_edges), abs=1e-12)
 
 
 def test_real_multi_object_tracks() -> None:

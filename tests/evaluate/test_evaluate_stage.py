@@ -1,4 +1,4 @@
-"""The whole stage: three tasks, resumed and repeated to the byte, on external weights and on real data."""
+"""The whole stage: every task, resumed and repeated to the byte, on external weights and on real data."""
 
 from __future__ import annotations
 
@@ -16,12 +16,20 @@ from PIL import Image
 
 from components.common.scores import read_cells
 from components.evaluate import segmentation_score
+from components.evaluate.class_score import score_predictions
 from components.evaluate.davis_score import score_folders
-from components.evaluate.knn_score import score_predictions
 from components.evaluate.tasks import vos
 from tests.evaluate.small import davis, evaluate, imagenet, real_data, voc
+from tests.evaluate.small_videos import got10k, jhmdb, vip
 
-BENCHMARKS: dict[str, Callable[[Path], Path]] = {"knn": imagenet, "vos": davis, "voc_linear": voc}
+BENCHMARKS: dict[str, Callable[[Path], Path]] = {
+    "knn": imagenet,
+    "vos": davis,
+    "voc_linear": voc,
+    "pose": jhmdb,
+    "parts": vip,
+    "tracking": got10k,
+}
 
 
 @pytest.fixture
@@ -68,6 +76,7 @@ def test_goes_on_after_a_kill(
 ) -> None:
     """Stopped in its middle, the task keeps what it has computed and ends with the bytes of an undisturbed run."""
     assert evaluate(tmp_path, task, model, benchmark, out="whole") == 0
+    shutil.rmtree(tmp_path / "cache")  # the features it shares
     forward, calls = torch.nn.Module.__call__, []
 
     def stop_later(self: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
@@ -143,9 +152,9 @@ def test_external_weights(model: Path, tmp_path: Path) -> None:
     assert result(tmp_path)["encoder_sha256"] != file["encoder_sha256"]
 
 
-@pytest.mark.parametrize("protocol", ["dino", "cropmae"])
-def test_both_protocols_run(protocol: str, model: Path, tmp_path: Path) -> None:
-    changes: dict[str, Any] = {"input_px": [32, 48]} if protocol == "cropmae" else {}
+@pytest.mark.parametrize("protocol", ["dino", "cropmae", "crw"])
+def test_all_protocols_run(protocol: str, model: Path, tmp_path: Path) -> None:
+    changes: dict[str, Any] = {} if protocol == "dino" else {"input_px": [32, 48] if protocol == "cropmae" else None}
     assert evaluate(tmp_path, "vos", model, davis(tmp_path / "b"), protocol=protocol, **changes) == 0
     assert result(tmp_path)["protocol"].startswith(f"{protocol} propagation")
 
@@ -157,7 +166,7 @@ def test_both_protocols_run(protocol: str, model: Path, tmp_path: Path) -> None:
         ("knn", {"temperature": 0}, "'temperature' = 0"),
         ("vos", {"protocol": "dyno"}, "'protocol' = 'dyno'"),
         ("vos", {"top_k": 0}, "'top_k' = 0"),
-        ("knn", {"crop_px": 30}, "no whole number of 8-pixel patches"),
+        ("knn", {"crop_px": 30, "fit": "exact"}, "no whole number of 8-pixel patches"),
         ("vos", {"image_set": "2016/val"}, "no such list"),
         ("voc_linear", {"num_classes": 2}, "label 2 in a benchmark of 2 classes"),
     ],

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from components.common.errors import StageError
-from components.evaluate import knn_score
+from components.evaluate import class_score, knn_metrics, knn_score
 from components.evaluate.knn_metrics import nearest, ranking, top_k, usable, votes
 from components.evaluate.score_cli import score_main
 from components.evaluate.tasks.knn import _arguments, _score, look
@@ -60,6 +60,24 @@ def test_duplicates_across_chunks_keep_their_order() -> None:
     x = torch.tensor([[1.0, 0.0]]).repeat(9, 1)
     _, rows = nearest(x[:1], x.split(2), 5, query_rows=1)
     assert rows.tolist() == [[0, 1, 2, 3, 4]]
+
+
+def test_no_more_than_a_block_of_similarities_is_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many train features as one likes: a block of queries meets a chunk of them at a time."""
+    blocks: list[tuple[int, ...]] = []
+
+    def spied(values: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+        blocks.append(tuple(values.shape))
+        return top_k(values, k)
+
+    monkeypatch.setattr(knn_metrics, "top_k", spied)
+    rng = torch.Generator().manual_seed(0)
+    x, y = torch.randn(50, 4, generator=rng), torch.randn(23, 4, generator=rng)
+    how = knn_score.Votes((10, 20, 100, 200), 20, 0.07, query_rows=8)
+    labels = torch.arange(50) % 7
+    found = knn_score.classify(y, iter(x.split(16)), labels, labels[:23], how, n_classes=7)
+    assert len(blocks) == 3 * 4 and max(q for q, _ in blocks) == 8 and max(n for _, n in blocks) == 16
+    assert set(found.metrics) == {f"top{n}_k{k}" for n in (1, 5) for k in (10, 20, 50)}
 
 
 def test_k_beyond_the_training_set() -> None:
@@ -132,5 +150,5 @@ def test_bad_files_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert run(tmp_path / "o.json", "--predictions", tmp_path / "p.csv") == 2
     (tmp_path / "p.csv").write_text("label,top1\n1\n")
     with pytest.raises(StageError, match="fewer values"):
-        knn_score.score_predictions(tmp_path / "p.csv")
+        class_score.score_predictions(tmp_path / "p.csv")
     assert not (tmp_path / "o.json").exists()

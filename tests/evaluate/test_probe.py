@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from components.evaluate.probe import Schedule, fit, logits, make_head, pixel_loss, upsample
+from components.evaluate.probe import Batches, Schedule, class_scores, fit, make_head, pixel_loss, upsample
 
 SGD = Schedule(
     epochs=5, batch_size=3, lr=0.1, momentum=0.9, weight_decay=1e-2, drop_epoch=2, drop_factor=0.1, shuffle=False
@@ -33,7 +35,7 @@ def test_head_before_upsampling_is_the_protocols_order() -> None:
     features = torch.randn(2, 4, 5, 8, generator=generator())
     head = make_head(8, 3, generator())
     published = head(F.interpolate(features.permute(0, 3, 1, 2), size=(20, 25), mode="bilinear", align_corners=False))
-    torch.testing.assert_close(logits(head, features, (20, 25)), published, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(class_scores(head, features, (20, 25)), published, atol=1e-5, rtol=1e-5)
 
 
 def test_loss_leaves_void_out() -> None:
@@ -64,10 +66,14 @@ def blobs(n: int = 7, classes: int = 3, dim: int = 6) -> tuple[Tensor, Tensor]:
     return features, labels
 
 
+def feed(features: Tensor, labels: Tensor) -> Batches:
+    return lambda _, parts: ((features[n], labels[n]) for n in parts)
+
+
 def train(how: Schedule, seed: int = 0) -> tuple[torch.nn.Conv2d, list[float]]:
     features, labels = blobs()
     head = make_head(6, 3, generator(seed))
-    return head, list(fit(head, len(features), lambda n: (features[n], labels[n]), how, seed))
+    return head, list(fit(head, len(features), feed(features, labels), how, seed))
 
 
 def test_fit_equals_the_librarys_sgd() -> None:
@@ -93,7 +99,7 @@ def test_learns_and_repeats() -> None:
     head, losses = train(how)
     features, labels = blobs()
     assert losses[-1] < 0.1 * losses[0]
-    assert (logits(head, features, (4, 4)).argmax(1) == labels).float().mean() > 0.98
+    assert (class_scores(head, features, (4, 4)).argmax(1) == labels).float().mean() > 0.98
     again, repeated = train(how)
     assert losses == repeated and torch.equal(head.weight, again.weight)
     _, other = train(how, seed=1)
@@ -106,9 +112,9 @@ def test_pictures_are_taken_in_order_unless_shuffled() -> None:
     def orders(shuffle: bool) -> list[list[int]]:
         seen: list[list[int]] = []
 
-        def batch(numbers: np.ndarray) -> tuple[Tensor, Tensor]:
-            seen.append(numbers.tolist())
-            return features[numbers], labels[numbers]
+        def batch(epoch: int, parts: list[np.ndarray]) -> Iterator[tuple[Tensor, Tensor]]:
+            seen.extend(numbers.tolist() for numbers in parts)
+            return feed(features, labels)(epoch, parts)
 
         how = Schedule(2, 7, 0.1, 0.9, 0.0, 5, 0.1, shuffle)
         list(fit(make_head(6, 3, generator()), 7, batch, how, 0))

@@ -57,9 +57,22 @@ def naive(features: np.ndarray, first: np.ndarray, rule: Rule) -> list[np.ndarra
     return labels[1:]
 
 
-@pytest.mark.parametrize("rule", [DINO, CROPMAE, replace(DINO, top_k=1), replace(CROPMAE, window="square")])
-def test_equals_the_loop(rule: Rule) -> None:
-    features, first = clip()
+OTHERS = [
+    replace(DINO, top_k=1),
+    replace(DINO, context_frames=0),
+    replace(DINO, restrict_first=False),
+    replace(DINO, fill_with_first=True),
+    replace(CROPMAE, window="square"),
+    replace(CROPMAE, fill_with_first=False),
+    replace(CROPMAE, context_frames=0),
+    replace(CROPMAE, top_k=1000),
+]
+
+
+@pytest.mark.parametrize("rule", [DINO, CROPMAE, *OTHERS])
+@pytest.mark.parametrize(("height", "width"), [(5, 7), (8, 3)])
+def test_equals_the_loop(rule: Rule, height: int, width: int) -> None:
+    features, first = clip(6, height, width)
     found = list(propagate(features, first, rule))
     for ours, theirs in zip(found, naive(features.numpy(), first.numpy(), rule), strict=True):
         np.testing.assert_allclose(ours.numpy(), theirs, atol=1e-10)
@@ -81,6 +94,16 @@ def test_static_clip_with_one_vote_returns_the_first_labels(rule: Rule) -> None:
     features, first = clip(1)
     for labels in propagate(features.expand(5, -1, -1, -1), first, replace(rule, top_k=1, keep_ties=False)):
         assert torch.equal(labels, first)
+
+
+@pytest.mark.parametrize("rule", [DINO, replace(DINO, restrict_first=False), replace(DINO, top_k=1)])
+def test_many_ties_equal_the_loop(rule: Rule) -> None:
+    """Features that are the same or orthogonal: far more sources tie than vote, across cells and frames."""
+    kinds = np.random.default_rng(1).integers(0, 4, (5, 4, 6))
+    features, first = torch.from_numpy(np.eye(4)[kinds]), clip(1, 4, 6)[1]
+    found = list(propagate(features, first, rule))
+    for ours, theirs in zip(found, naive(features.numpy(), first.numpy(), rule), strict=True):
+        np.testing.assert_allclose(ours.numpy(), theirs, atol=1e-10)
 
 
 def test_ties_all_vote_or_just_enough() -> None:
@@ -120,10 +143,10 @@ def test_soft_labels_stay_a_distribution() -> None:
 
 def test_windows() -> None:
     square = allowed(range(5), range(5), 5, replace(DINO, radius_cells=1)).view(5, 5, 5, 5)
-    assert square[2, 2].sum() == 9 and square[0, 0].sum() == 4
+    assert square[:, :, 2, 2].sum() == 9 and square[:, :, 0, 0].sum() == 4
     disk = allowed(range(5), range(5), 5, replace(CROPMAE, radius_cells=2)).view(5, 5, 5, 5)
-    assert disk[2, 2].sum() == 9  # distance below 2: the square of side 3, its corners at 1.41 included
-    assert not disk[2, 2, 2, 4] and not disk[2, 2, 0, 2]
+    assert disk[:, :, 2, 2].sum() == 9  # distance below 2: the square of side 3, its corners at 1.41 included
+    assert not disk[2, 4, 2, 2] and not disk[0, 2, 2, 2]
 
 
 def test_reads_the_clip_as_a_stream() -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from components.evaluate import segmentation_score as seg
 from components.evaluate.score_cli import score_main
-from components.evaluate.tasks.voc_linear import _arguments, _score
+from components.evaluate.segmentation_score import add_arguments, score_command
 from tests.evaluate.small import write_labels
 
 
@@ -47,7 +47,9 @@ def test_absent_class_is_null_not_zero() -> None:
 
 def run(tmp_path: Path, n_classes: int = 3) -> int:
     argv = ["score", "--gt", tmp_path / "gt", "--pred", tmp_path / "pred", "--json", tmp_path / "o.json"]
-    return score_main("voc_linear", "help", _arguments, _score, [*map(str, argv), "--num-classes", str(n_classes)])
+    return score_main(
+        "voc_linear", "help", add_arguments, score_command, [*map(str, argv), "--num-classes", str(n_classes)]
+    )
 
 
 def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -75,6 +75,8 @@ def n_pieces(folder, **params):
     [
         {"fps": 25.0, "cuts": {"threshold": 5.0}},
         pytest.param({"mode": "every_s", "every_s": 0.3}, marks=pytest.mark.slow),
+        {"mode": "count", "count": 7, "last_frame": True},
+        pytest.param({"fps": 0.7, "last_frame": True}, marks=pytest.mark.slow),
     ],
 )
 def test_pieces_give_the_bytes_of_one_process(extraction, films, params):
@@ -160,7 +162,8 @@ def test_a_border_at_which_pictures_differ_is_taken_away(extraction, films, monk
 
 def test_a_kill_costs_no_finished_piece(extraction, films, monkeypatch):
     shutil.copy(films / "closed.mp4", extraction.videos / "v.mp4")
-    whole = content(extraction, fps=25.0, piece_s=None)
+    params = {"mode": "count", "count": 100, "last_frame": True, **PIECES, "workers": 1}
+    whole = content(extraction, **params | {"piece_s": None})
     decoded, _ = watched(monkeypatch)
     decode = long_video.decode_piece
 
@@ -170,7 +173,6 @@ def test_a_kill_costs_no_finished_piece(extraction, films, monkeypatch):
         return decode(*args)
 
     monkeypatch.setattr(long_video, "decode_piece", die_at_the_fourth)
-    params = {"fps": 25.0, **PIECES, "workers": 1}
     assert extraction(**params) == ExitCode.INTERRUPTED
     monkeypatch.setattr(long_video, "decode_piece", decode)
     monkeypatch.setattr(long_video, "plan_pieces", lambda *args: pytest.fail("the plan was kept"))

@@ -19,12 +19,14 @@ import pytest
 import torch
 import yaml
 
+from components.common.config import parse
 from components.common.encoder import load_encoder
 from components.common.errors import ExitCode
 from components.common.stage import main
 from components.pretrain.__main__ import STAGE, run
-from components.pretrain.config import find_method, known_methods
+from components.pretrain.config import find_method, known_methods, params_model
 from components.pretrain.export import write_curves, write_metrics, write_pictures
+from components.pretrain.run import view_plan
 
 ROOT = Path(__file__).parents[2]
 SECTION: dict[str, Any] = {
@@ -309,3 +311,12 @@ def test_one_picture_is_a_png_and_several_a_gif(tmp_path: Path) -> None:
     before = contents(tmp_path / "p")
     write_pictures(tmp_path / "p", {"still": [red], "film": [red, blue]})
     assert contents(tmp_path / "p") == before
+
+
+def test_colours_of_the_profile_replace_those_of_every_method() -> None:
+    """`colours` reaches the views of a method; without it they are the published ones."""
+    section = {**SECTION["shared"], **SECTION["dino"], "method": "dino"}
+    mild = {**section, "colours": {"grey_p": 0.0, "blur_p": 0.0}}
+    published, plan = (view_plan(parse(params_model("dino", s), s, "pretrain.dino")) for s in (section, mild))
+    assert plan == published.recoloured(grey_p=0.0, blur_p=0.0) != published
+    assert {recipe.grey_p for crop in plan.crops for recipe in crop.photometric} == {0.0}

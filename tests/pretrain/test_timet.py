@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from components.common.config import parse
 from components.common.errors import StageError
+from components.common.foreground import foreground
 from components.common.vit import build_vit
-from components.pretrain.blocks.foreground import foreground
 from components.pretrain.config import PretrainParams, params_model
 from components.pretrain.methods.dino import DINO
 from components.pretrain.methods.timet import TimeT, label_loss

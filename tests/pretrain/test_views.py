@@ -211,3 +211,16 @@ def test_frames_are_left_as_they_were() -> None:
     before = frame.copy()
     make_views([frame], plan(crop(colours=Photometric(solarise_p=1.0))), np.random.default_rng(0))
     assert np.array_equal(frame, before)
+
+
+def test_recoloured_views_lie_where_they_lay() -> None:
+    """Every recipe takes the new values and keeps its others; boxes and flips are the same draws."""
+    published = plan(crop(colours=LOUD), crop("local", 24, 3, Photometric(solarise_p=0.2)))
+    mild = published.recoloured(jitter_p=0.25, hue=0.0)
+    for before, after in zip(published.crops, mild.crops, strict=True):
+        assert after == replace(before, photometric=after.photometric)
+        assert after.photometric == tuple(replace(r, jitter_p=0.25, hue=0.0) for r in before.photometric)
+    assert published.recoloured() == published
+    draws = [draw_views(90, 120, p, np.random.default_rng(3)).views for p in (published, mild)]
+    places = [[(v.box, v.flip) for views in draw.values() for frames in views for v in frames] for draw in draws]
+    assert places[0] == places[1]

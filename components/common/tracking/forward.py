@@ -269,6 +269,11 @@ class _Sender:
             return
         log_encoder_model(store.tracking_uri(), self.run_id, weights.parent, event["name"])
 
+    def _on_judged(self, event: Event) -> None:
+        from components.common.tracking.judged import log_judged
+
+        log_judged(self.client, self.run_id, event, self.journal.folder.parent, send)
+
     def _on_end(self, event: Event) -> None:
         if event["reason"]:
             self._tags(self.run_id, {"longtake.reason": event["reason"][:VALUE_CHARS]})

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 SCRIPT = Path(__file__).resolve().parent.parent / "mlflow_model.py"
 NEEDS = ("mlflow", "torch", "timm", "safetensors", "numpy", "pillow")  # what the script imports; never inferred
 ENCODER_TAG = "encoder_sha256"
+NO_WEIGHTS_TAG = "longtake.no_weights"  # of a model that was judged, but whose weights MLflow does not hold
 WEIGHTS, CONFIG = "encoder.safetensors", "config.json"
 
 
@@ -58,8 +59,10 @@ def log_encoder_model(uri: str, run_id: str, folder: Path, name: str) -> str:
             tags={ENCODER_TAG: sha256, **_origin(config, run.data.tags)},
             model_type="encoder",
         )
-    if str(found.status) != str(LoggedModelStatus.READY):
+    if str(found.status) != str(LoggedModelStatus.READY) or NO_WEIGHTS_TAG in found.tags:
         _upload(client, found, folder)
+        if NO_WEIGHTS_TAG in found.tags:
+            client.delete_logged_model_tag(found.model_id, NO_WEIGHTS_TAG)
         client.finalize_logged_model(found.model_id, LoggedModelStatus.READY)
     if found.model_id not in [output.model_id for output in run.outputs.model_outputs]:
         client.log_outputs(run_id, models=[LoggedModelOutput(found.model_id, step=0)])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 EXPERIMENT = "longtake"
+PASSWORD = re.compile(r"//[^/@\s]*@")
 # Nothing is unpickled, nothing is reported to anyone, and no address of an inner run is printed among a stage's lines.
 ENVIRONMENT = {
     "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
@@ -28,6 +30,17 @@ PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT
 def tracking_uri() -> str:
     """The tracking server, or `sqlite:///<LONGTAKE_HOME or working folder>/mlflow.db`."""
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home() / 'mlflow.db'}"
+
+
+def exists() -> bool:
+    """Whether there is a store to read, without making an empty one."""
+    uri = tracking_uri()
+    return not uri.startswith("sqlite:///") or Path(uri.removeprefix("sqlite:///")).exists()
+
+
+def shown(text: str) -> str:
+    """An address, or a message that holds one, without a password."""
+    return PASSWORD.sub("//", text)
 
 
 def home() -> Path:

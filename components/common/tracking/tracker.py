@@ -28,6 +28,7 @@ class Tracker:
         self._journal: Journal | None = None
         self.uid = ""
         self.renamed: dict[Path, Path] = {}  # staged output -> where it will stand
+        self._outcome = ("FINISHED", "")  # status and reason of a run that comes to its end
 
     @contextmanager
     def run(self, name: str, *, uid: str, folder: Path, tags: Mapping[str, str]) -> Iterator[None]:
@@ -39,9 +40,10 @@ class Tracker:
         stop = threading.Event()
         threading.Thread(target=self._watch, args=(stop,), daemon=True).start()
         forwarder = start_forwarder(self._journal, folder)
-        status, reason = "FINISHED", ""
+        status, reason = self._outcome = ("FINISHED", "")
         try:
             yield
+            status, reason = self._outcome
         except BaseException as error:
             status, reason = status_of(error)
             raise
@@ -63,6 +65,10 @@ class Tracker:
 
     def tag(self, key: str, value: str) -> None:
         self._append("tags", values={key: value})
+
+    def failed(self, reason: str) -> None:
+        """The run ends as FAILED although its stage goes to its end: what it found is that it cannot be done."""
+        self._outcome = ("FAILED", reason)
 
     def artifact(self, path: Path, folder: str = "") -> None:
         """Log a file; it is copied at once, since the stage may be gone when it is sent."""
@@ -90,6 +96,16 @@ class Tracker:
         """Log an encoder folder as a LoggedModel of this run, once it stands in its place."""
         place = self.renamed.get(folder.absolute(), folder)
         self._append("model", path=str(place.absolute()), name=name, sha256=sha256)
+
+    def judged(self, score: Mapping[str, Any], origin: str, *, folder: bool) -> None:
+        """Link this run to the encoder that it judged.
+
+        Args:
+            score: the metrics file's content (see scores.py).
+            origin: where the encoder's weights come from, in words.
+            folder: whether the encoder is a model folder, which MLflow holds or will hold.
+        """
+        self._append("judged", score=dict(score), origin=origin, folder=folder)
 
     def _append(self, kind: str, **content: Any) -> None:
         if self._journal is not None:

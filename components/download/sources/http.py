@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import shutil
@@ -13,7 +14,7 @@ from components.common.errors import ExitCode, StageError
 from components.common.hashing import file_hash, json_hash
 from components.common.outputs import write_text
 from components.common.progress import Progress
-from components.download.config import Transfer
+from components.download.config import Address, Transfer
 
 CHUNK_BYTES = 1 << 20
 GIB = 2**30
@@ -27,14 +28,20 @@ class BrokenOffError(Exception):
 
 def file_name(url: str) -> str:
     """A safe file name for an address: the last part of its path."""
-    name = unquote(Path(urlsplit(url).path).name)
-    name = re.sub(r"[^\w.()+,=@ -]", "_", name).strip(" .")
+    name = safe_name(unquote(Path(urlsplit(url).path).name))
     if not name:
         raise StageError("the address names no file", where=url)
     return name
 
 
-def fetch(url: str, target: Path, parts: Path, transfer: Transfer, sha256: str | None = None) -> None:
+def safe_name(name: str) -> str:
+    """A name without separators and other letters that a file system may take amiss."""
+    return re.sub(r"[^\w.()+,=@ -]", "_", name).strip(" .")
+
+
+def fetch(
+    url: str, target: Path, parts: Path, transfer: Transfer, sha256: str | None = None, md5: str | None = None
+) -> None:
     """Fetch `url` to `target`.
 
     Args:
@@ -42,7 +49,7 @@ def fetch(url: str, target: Path, parts: Path, transfer: Transfer, sha256: str |
         target: where the whole, checked file goes.
         parts: folder that outlives a killed process, for the bytes that came so far.
         transfer: timeouts, tries and limits.
-        sha256: expected digest, in hex.
+        sha256, md5: expected digests, in hex.
 
     Raises:
         StageError: the server refuses, goes on failing, sends too much, or the digest differs.
@@ -59,7 +66,7 @@ def fetch(url: str, target: Path, parts: Path, transfer: Transfer, sha256: str |
             trouble = str(error)
     else:
         raise StageError(f"not fetched after {transfer.retries + 1} tries, {trouble}", where=url)
-    _check(url, part, sha256)
+    _check(url, part, sha256, md5)
     target.parent.mkdir(parents=True, exist_ok=True)
     shutil.move(part, target)
     part.with_suffix(".json").unlink(missing_ok=True)
@@ -136,23 +143,42 @@ def _check_room(url: str, part: Path, total: int | None, have: int, transfer: Tr
         raise StageError(f"the disk lacks {missing:.1f} GiB for this file", where=url, code=ExitCode.NO_ROOM)
 
 
-def _check(url: str, part: Path, sha256: str | None) -> None:
+def _check(url: str, part: Path, sha256: str | None, md5: str | None) -> None:
     if sha256 and (got := file_hash(part)) != sha256.lower():
         part.unlink()
         raise StageError(f"the SHA-256 differs: expected {sha256.lower()}, got {got}", where=url, do="check the source")
+    if md5 and (got := _md5(part)) != md5.lower():
+        part.unlink()
+        raise StageError(f"the MD5 differs: expected {md5.lower()}, got {got}", where=url, do="check the source")
+
+
+def _md5(file: Path) -> str:
+    """Against accidents only: what datasets of some age publish."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+
+
+def size_of(url: str, transfer: Transfer) -> int | None:
+    """Bytes of the file at an address, as its server tells before it is fetched; None where it does not."""
+    import requests
+
+    try:
+        headers = {"Accept-Encoding": "identity"}
+        answer = requests.head(url, headers=headers, timeout=transfer.timeout_s, allow_redirects=True)
+        return int(answer.headers["Content-Length"]) if answer.ok else None
+    except (requests.RequestException, KeyError, ValueError):
+        return None
 
 
 def _short(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
 
 
-def fetch_all(
-    addresses: list[tuple[str, str | None]], tree: Path, parts: Path, transfer: Transfer, progress: Progress
-) -> None:
+def fetch_all(addresses: list[Address], tree: Path, parts: Path, transfer: Transfer, progress: Progress) -> None:
     """Fetch several files into `tree`; those that are there are not fetched again."""
-    for (url, sha256), name in zip(addresses, file_names([url for url, _ in addresses]), strict=True):
+    for address, name in zip(addresses, file_names([file.url for file in addresses]), strict=True):
         if not (tree / name).exists():
-            fetch(url, tree / name, parts, transfer, sha256)
+            fetch(address.url, tree / name, parts, transfer, address.sha256, address.md5)
         progress.update(1, MiB=(tree / name).stat().st_size >> 20)
 
 

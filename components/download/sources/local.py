@@ -9,8 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from components.common.errors import StageError
-from components.common.outputs import atomic_file
+from components.common.outputs import PARTIAL, atomic_file
 from components.common.progress import Progress
+from components.download.archives import is_archive
+from components.download.cards import Card
+from components.download.config import LocalParams
+from components.download.space import check_space
 
 FICLONE = 0x40049409  # Linux: share the blocks of another file, copy on write
 
@@ -44,6 +48,47 @@ def _walk(folder: Path, above: frozenset[Path]) -> Iterator[Path]:
             yield from _walk(entry, above | {real})
         elif entry.is_file():
             yield entry
+
+
+def copy_all(params: LocalParams, card: Card | None, tree: Path, progress: Progress) -> None:
+    """Copy what `path` names into `tree`, if the disk has room for it and for what archives hold.
+
+    Raises:
+        StageError: there is nothing to copy, or no room.
+    """
+    source = Path(params.path).expanduser()
+    found = _files_or_advice(source, card, params)
+    progress.total = len(found)
+    todo = [(file, file.stat().st_size) for file, below in found if not (tree / below).exists()]
+    if not _can_clone([file for file, _ in todo], tree):
+        packed = sum(size for file, size in todo if params.unpack.enabled and is_archive(file))
+        check_space(sum(size for _, size in todo), packed, tree)
+    copy(source, tree, progress)
+
+
+def _files_or_advice(source: Path, card: Card | None, params: LocalParams) -> list[tuple[Path, Path]]:
+    try:
+        return files_of(source)
+    except StageError as error:
+        if card is None or source.exists():
+            raise
+        how = card.fetch or "its card names addresses: leave out `path`"
+        raise StageError(error.what, where=source, do=f"{params.card}: {how}") from None
+
+
+def _can_clone(files: list[Path], tree: Path) -> bool:
+    """Whether copies share the blocks of the originals, so that they take no room."""
+    first = next((file for file in files if file.stat().st_size), None)
+    if first is None:
+        return True
+    trial = tree / f".clone{PARTIAL}"
+    try:
+        with first.open("rb") as file:
+            return _cloned(file.fileno(), trial)
+    except OSError:
+        return False
+    finally:
+        trial.unlink(missing_ok=True)
 
 
 def copy(source: Path, tree: Path, progress: Progress | None = None) -> None:

@@ -11,10 +11,11 @@ from components.common.s3.fetch import fetch_all as fetch_objects
 from components.common.s3.params import GIB
 from components.common.s3.params import S3Params as StoreParams
 from components.common.s3.store import Object, Store
-from components.download.config import ListParams, S3Params
+from components.download.config import ManyParams, S3Params
+from components.download.space import check_space
 
 
-def open_store(params: S3Params | ListParams) -> Store:
+def open_store(params: S3Params | ManyParams) -> Store:
     """The store that a source names; credentials come from the environment, as boto3 finds them."""
     given = params.model_dump(include={"endpoint_url", "region", "part_mib", "workers"})
     patience = params.transfer.model_dump(include={"timeout_s", "retries", "backoff_s"})
@@ -52,7 +53,7 @@ def _below(obj: Object, prefix: str) -> Path:
     return Path(below)
 
 
-def fetch_one(params: S3Params | ListParams, url: str, target: Path, parts: Path) -> None:
+def fetch_one(params: S3Params | ManyParams, url: str, target: Path, parts: Path) -> None:
     """Fetch one object to `target`."""
     store = open_store(params)
     ((obj, _),) = listing(store, url, params.transfer.max_gib)
@@ -63,6 +64,7 @@ def fetch_all(params: S3Params, tree: Path, parts: Path, progress: Progress) -> 
     """Fetch an object or a prefix into `tree`; what an earlier, killed call has fetched is not fetched again."""
     store = open_store(params)
     found = listing(store, params.url, params.transfer.max_gib)
+    check_space(sum(obj.size for obj, below in found if not (tree / below).exists()), 0, tree)
     progress.total = len(found)
     wanted = [(obj, tree / below) for obj, below in found]
     fetch_objects(store, wanted, parts, lambda obj: progress.update(1, MiB=obj.size >> 20))

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from components.common.config import StageParams
 
 Split = Literal["pretrain", "train", "val"]
-Layout = Literal["videos", "davis", "voc", "ade20k", "coco", "jhmdb", "vip", "imagenet", "vidor"]
+Layout = Literal["videos", "davis", "voc", "ade20k", "coco", "jhmdb", "vip", "imagenet", "vidor", "ytvos", "got10k"]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -51,7 +51,11 @@ class WorldParams(StageParams):
     stills_per_clip: int = Field(4, ge=1, description="images taken from a clip, evenly in time (voc, ade20k, coco)")
     void_px: int = Field(1, ge=0, le=20, description="half-width of the 255 band at object contours (voc)")
     davis_void_px: int = Field(0, ge=0, le=20, description="the same for davis; 0 as in the semi-supervised set")
+    ytvos_every: int = Field(5, ge=1, description="every so many frames are kept and have a mask (ytvos)")
     min_object_px: int = Field(40, ge=1, description="smaller visible objects get no box, polygon or davis id, pixels")
+    imagenet_classes: Literal["toys", "scenes"] = Field(
+        "toys", description="kinds of toys, a crop each; or clips: stills of their first third against the last third"
+    )
     crop_px: int = Field(96, ge=16, le=1024, description="side of an imagenet crop, pixels")
     crop_margin: float = Field(1.25, ge=1, le=4, description="imagenet crop side / longer side of the object's box")
     crop_min_visible: Share = Field(0.6, description="least unhidden share of an imagenet object")

@@ -38,7 +38,7 @@ def read_davis(root: Path, image_set: str = "2017/val", sparse: bool = False) ->
         StageError: something is missing, or frames and masks disagree in number, name or size.
     """
     frames, masks = sequence_root(root / FRAMES), sequence_root(root / MASKS)
-    return [_sequence(name, frames / name, masks / name, sparse) for name in sequence_names(root, masks, image_set)]
+    return [read_sequence(name, frames / name, masks / name, sparse) for name in sequence_names(root, masks, image_set)]
 
 
 def sequence_root(folder: Path) -> Path:
@@ -82,7 +82,8 @@ def read_list(file: Path) -> list[str]:
     return names
 
 
-def _sequence(name: str, frame_dir: Path, mask_dir: Path, sparse: bool) -> Sequence:
+def read_sequence(name: str, frame_dir: Path, mask_dir: Path, sparse: bool) -> Sequence:
+    """One sequence: its frames, and the masks of the same names; all of them of one size."""
     for folder in (frame_dir, mask_dir):
         if not folder.is_dir():
             raise StageError(f"sequence {name} is listed but has no folder", where=folder)

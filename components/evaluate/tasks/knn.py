@@ -17,12 +17,14 @@ from PIL import Image
 from pydantic import Field
 
 from components.common.errors import StageError
-from components.evaluate import knn_score
+from components.evaluate import class_score, knn_score
+from components.evaluate.feature_store import Transform
 from components.evaluate.images import read_rgb
 from components.evaluate.layouts.imagenet import Classification, read_imagenet
 from components.evaluate.score_cli import score_main
 from components.evaluate.sheets import neighbour_sheet
-from components.evaluate.task import Job, Row, TaskParams, TaskResult, task
+from components.evaluate.sizes import input_side
+from components.evaluate.task import Job, TaskParams, TaskResult, task
 
 if TYPE_CHECKING:
     from components.common.encoder import Encoder
@@ -34,7 +36,7 @@ class Args(TaskParams):
     beside_protocol: ClassVar[frozenset[str]] = TaskParams.beside_protocol | {"chunk_rows", "neighbours_shown"}
 
     resize_px: int = Field(256, gt=0, description="short side after the resize")
-    crop_px: int = Field(224, gt=0, description="side of the centre crop; a multiple of the encoder's patch")
+    crop_px: int = Field(224, gt=0, description="side of the centre crop")
     k: list[int] = Field([10, 20, 100, 200], min_length=1, description="numbers of neighbours")
     primary_k: int = Field(20, gt=0, description="the k whose top-1 ranks encoders")
     temperature: float = Field(0.07, gt=0)
@@ -50,14 +52,16 @@ def run(encoder: Encoder, benchmark: Path, args: Args, job: Job) -> TaskResult:
     from components.evaluate.features import extract, image_features
 
     data = read_imagenet(benchmark)
+    crop_px, size_notes = input_side(args.crop_px, encoder.patch_size, args.fit)
     banks = [
         extract(
             split.files,
-            lambda file: look(file, args.resize_px, args.crop_px),
+            lambda file: look(file, args.resize_px, crop_px),
             image_features(encoder),
             job.cache / name,
             args,
             job,
+            Transform("short side (bicubic), centre crop", (args.resize_px, crop_px), "cls"),
         )
         for name, split in (("train", data.train), ("held_out", data.held_out))
     ]
@@ -71,7 +75,8 @@ def run(encoder: Encoder, benchmark: Path, args: Args, job: Job) -> TaskResult:
         n_classes=len(data.classes),
     )
     names = [file.relative_to(benchmark).as_posix() for file in data.held_out.files]
-    knn_score.write_predictions(job.details / "predictions.csv", names, data.held_out.labels, found, data.classes)
+    ranked = found.ranking.numpy()
+    class_score.write_predictions(job.details / "predictions.csv", names, data.held_out.labels, ranked, data.classes)
     if args.pictures:
         picture(job.details / "neighbours.png", data, found, args)
     return TaskResult(
@@ -80,8 +85,8 @@ def run(encoder: Encoder, benchmark: Path, args: Args, job: Job) -> TaskResult:
         primary=f"top1_k{found.primary_k}",
         data_variant=f"{len(data.classes)} classes, {len(data.train.files)} train, "
         f"{len(data.held_out.files)} {data.held_out_name} pictures",
-        rows=per_class(data, found),
-        notes=found.notes,
+        rows=class_score.class_rows(data.held_out.labels, ranked[:, 0], data.classes, f"top1_k{found.primary_k}"),
+        notes=[*size_notes, *found.notes],
     )
 
 
@@ -94,24 +99,6 @@ def look(file: Path, resize_px: int, crop_px: int) -> NDArray[np.uint8]:
         image = image.resize(size, Image.Resampling.BICUBIC)
     left, top = (round((side - crop_px) / 2) for side in size)
     return np.array(image.crop((left, top, left + crop_px, top + crop_px)))
-
-
-def per_class(data: Classification, found: knn_score.Found) -> list[Row]:
-    """Top-1 of each class at the primary k, and the class it is most often taken for."""
-    labels, predicted = np.array(data.held_out.labels), found.ranking[:, 0].numpy()
-    rows: list[Row] = []
-    for number in np.unique(labels):
-        of_class = predicted[labels == number]
-        wrong = of_class[of_class != number]
-        rows.append(
-            {
-                "class": data.classes[number],
-                "n": len(of_class),
-                f"top1_k{found.primary_k}": float((of_class == number).mean()),
-                "most_confused_with": data.classes[np.bincount(wrong).argmax()] if len(wrong) else "",
-            }
-        )
-    return rows
 
 
 def picture(file: Path, data: Classification, found: knn_score.Found, args: Args) -> None:
@@ -136,7 +123,7 @@ def _score(args: argparse.Namespace) -> dict[str, Any]:
     if (args.predictions is None) == (args.train is None or args.test is None):
         raise StageError("give either --predictions, or both --train and --test")
     if args.predictions is not None:
-        return knn_score.score_predictions(args.predictions)
+        return class_score.score_predictions(args.predictions)
     return knn_score.score_features(args.train, args.test, args.k, args.temperature)
 
 

@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from components.pretrain.blocks.centre import Centre
 from components.pretrain.blocks.crops import CropArgs, Share, check_sizes
 from components.pretrain.blocks.head import Prototypes
-from components.pretrain.blocks.masked_vit import MaskToken, masked_tokens
+from components.pretrain.blocks.last_block import class_tokens, hidden_tokens
+from components.pretrain.blocks.masked_vit import MaskToken
 from components.pretrain.blocks.numerics import full, no_autocast
 from components.pretrain.blocks.pictures import label_frames
 from components.pretrain.blocks.self_distillation import (
@@ -162,9 +163,13 @@ class MaskedDistillation(Method):
         return head.last_layer(bottleneck)
 
     def student_tokens(self, views: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The student's class tokens (..., D) and patch tokens (..., P, D) of views (..., 3, S, S) and their masks."""
+        """Class tokens (..., D) of views (..., 3, S, S) and tokens (M, D) of their M hidden patches, by the student."""
+        backbone: Any = self.student["backbone"]
         token: Any = self.student["mask_token"]
-        return masked_tokens(self.student["backbone"], views, mask, token.value)
+        if mask is None:
+            cls = class_tokens(backbone, views)
+            return cls, cls.new_empty(0, cls.shape[-1])
+        return hidden_tokens(backbone, views, mask, token.value)
 
     @torch.no_grad()
     def cls_targets(self, cls: Tensor, now: Now) -> Tensor:
@@ -200,11 +205,11 @@ class MaskedDistillation(Method):
         tau = teacher_temperature(epoch, args.warmup_patch_temp, args.patch_temp, args.warmup_patch_temp_epochs)
         return teacher_probabilities(self.patch_logits(self.teacher, bottleneck), self.patch_centre.value, tau)
 
-    def hidden_loss(self, bottleneck: Tensor, patches: Tensor, hidden: Hidden, now: Now) -> Tensor:
-        """L_mim: the teacher's unit vectors (..., P, d) against the student's tokens (..., P, D), at hidden patches."""
+    def hidden_loss(self, bottleneck: Tensor, rows: Tensor, hidden: Hidden, now: Now) -> Tensor:
+        """L_mim: the teacher's unit vectors (..., P, d) at the hidden patches against the student's tokens (M, D)."""
         probs = self.patch_targets(hidden.take(bottleneck), now)
         head: Any = self.student["head"]
-        logits = self.patch_logits(self.student, head.bottleneck(hidden.take(patches)))
+        logits = self.patch_logits(self.student, head.bottleneck(rows))
         return hidden.loss(probs, logits, self.args.student_temp)
 
     @torch.no_grad()

@@ -137,8 +137,9 @@ class _CrossEntropies(torch.autograd.Function):
                     soft = soft.to(w.dtype)
                     pull = torch.einsum("tsg,tgd->sgd", share, expected)
                     d_vectors[:, part] = (total * full(soft @ w) - pull) / tau
-                    d_prototypes += _outer(soft, total * full(v) / tau)
-                    d_prototypes -= _outer(probs.to(w.dtype), torch.einsum("tsg,sgd->tgd", share, full(v)) / tau)
+                    _add_outer(d_prototypes, soft, total * full(v) / tau)
+                    told_v = torch.einsum("tsg,sgd->tgd", share, full(v))
+                    _add_outer(d_prototypes, probs.to(w.dtype), told_v / -tau)
             loss = (weights.to(dtype) * entropies).sum()
         ctx.save_for_backward(d_vectors.to(vectors.dtype), d_prototypes.to(prototypes.dtype))
         ctx.mark_non_differentiable(entropies)
@@ -169,9 +170,13 @@ def _centred_softmax(vectors: Tensor, prototypes: Tensor, centre: Tensor, tau: f
         return _softmax(full(vectors.to(prototypes.dtype) @ prototypes.T).sub_(centre), tau)[0]
 
 
-def _outer(soft: Tensor, vectors: Tensor) -> Tensor:
-    """Sum over rows of soft_k * v_d: (..., K) and (..., d) to (K, d)."""
-    return full(soft.flatten(0, 1).T @ vectors.flatten(0, 1).to(soft.dtype))
+def _add_outer(total: Tensor, soft: Tensor, vectors: Tensor) -> None:
+    """Add the sum over rows of soft_k * v_d, (..., K) and (..., d), to a total (K, d)."""
+    left, right = soft.flatten(0, 1).T, vectors.flatten(0, 1).to(soft.dtype)
+    if total.dtype == soft.dtype:
+        total.addmm_(left, right)
+    else:
+        total += left @ right
 
 
 def _chunks(views: int, things: int, n_prototypes: int, like: Tensor) -> list[slice]:

@@ -28,6 +28,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from components.pretrain.blocks.crops import LOCAL, check_sizes, global_recipes
+from components.pretrain.blocks.last_block import class_tokens
 from components.pretrain.blocks.masked_distillation import Hidden, MaskedArgs, MaskedDistillation
 from components.pretrain.blocks.self_distillation import cross_entropy, tokens, view_first, view_pair_loss
 from components.pretrain.method import Now, StepOutput, register
@@ -86,12 +87,12 @@ class CrossTimeIBOT(MaskedDistillation):
         cls_probs = self.cls_targets(target_cls, now)  # (2, B, K)
         target_bottleneck = self.patch_bottleneck(target_patches)  # (2, B, P, d)
 
-        cls, patches = self.student_tokens(views, mask)
+        cls, rows = self.student_tokens(views, mask)
         if "local" in batch:
-            cls = torch.cat([cls, tokens(student["backbone"], view_first(batch["local"]))[0]])  # (2 + L, B, D)
+            cls = torch.cat([cls, class_tokens(student["backbone"], view_first(batch["local"]))])  # (2 + L, B, D)
         terms = {
             "cls": view_pair_loss(cls_probs, student["head"](cls), args.student_temp),
-            "patch": self.hidden_loss(target_bottleneck, patches, hidden, now),
+            "patch": self.hidden_loss(target_bottleneck, rows, hidden, now),
         }
         if args.across_time:
             terms |= self._time_terms(batch, cls_probs, target_bottleneck, now)
@@ -109,7 +110,7 @@ class CrossTimeIBOT(MaskedDistillation):
         mask = masks[args.neighbour_mask]
         mask = None if mask is None else view_first(mask)
         views = view_first(batch["neighbour"])  # (2, B, 3, S, S)
-        cls, patches = self.student_tokens(views, mask)
+        cls, rows = self.student_tokens(views, mask)
 
         terms = {}
         if args.lambda_time:
@@ -121,5 +122,5 @@ class CrossTimeIBOT(MaskedDistillation):
                 else view_pair_loss(cls_probs, logits, args.student_temp, skip_same=False)
             )
         if args.lambda_timepatch and mask is not None:
-            terms["timepatch"] = self.hidden_loss(target_bottleneck, patches, Hidden.of(mask), now)
+            terms["timepatch"] = self.hidden_loss(target_bottleneck, rows, Hidden.of(mask), now)
         return terms

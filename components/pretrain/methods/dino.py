@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from components.pretrain.blocks.centre import Centre
 from components.pretrain.blocks.crops import LOCAL, CropArgs, check_sizes, global_recipes
+from components.pretrain.blocks.last_block import class_tokens
 from components.pretrain.blocks.prototype_loss import Scores, Targets, view_pair_loss
 from components.pretrain.blocks.self_distillation import (
     DistillationArgs,
@@ -27,7 +28,6 @@ from components.pretrain.blocks.self_distillation import (
     last_layers,
     make_teacher,
     teacher_temperature,
-    tokens,
     view_first,
 )
 from components.pretrain.method import EncoderFactory, Method, Now, StepOutput, register
@@ -69,7 +69,7 @@ class DINO(Method):
         groups = [view_first(batch[name]) for name in ("global", "local") if name in batch]  # (V, B, 3, S, S)
 
         with torch.no_grad():
-            target, _ = tokens(self.teacher["backbone"], groups[0])
+            target = class_tokens(self.teacher["backbone"], groups[0])
             teacher = Scores.of(self.teacher["head"], target)  # (2, B) rows over K prototypes
         tau = teacher_temperature(
             now.epoch, args.warmup_teacher_temp, args.teacher_temp, args.warmup_teacher_temp_epochs
@@ -78,7 +78,7 @@ class DINO(Method):
         self.centre.add_sum(*teacher.sum())
 
         # one pass a resolution: the views of one size are one batch
-        cls = torch.cat([tokens(self.student["backbone"], group)[0] for group in groups])  # (2 + L, B, D)
+        cls = torch.cat([class_tokens(self.student["backbone"], group) for group in groups])  # (2 + L, B, D)
         loss = view_pair_loss(targets, Scores.of(self.student["head"], cls), args.student_temp)
 
         monitors = {"teacher_probs": targets.some(), "features": target.flatten(0, 1)}

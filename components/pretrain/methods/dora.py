@@ -28,6 +28,7 @@ from components.common.errors import StageError
 from components.common.vit import IMAGENET_MEAN, IMAGENET_STD, tokens_and_attention
 from components.pretrain.blocks.centre import Centre
 from components.pretrain.blocks.crops import LOCAL, ClipCropArgs, check_sizes
+from components.pretrain.blocks.last_block import class_tokens
 from components.pretrain.blocks.prototype_loss import Scores, Targets, cross_entropies
 from components.pretrain.blocks.self_distillation import (
     DistillationArgs,
@@ -35,7 +36,6 @@ from components.pretrain.blocks.self_distillation import (
     last_layers,
     make_teacher,
     teacher_temperature,
-    tokens,
 )
 from components.pretrain.blocks.tracker import TeacherView, Threshold, apply_masks, draw_heads, track
 from components.pretrain.method import EncoderFactory, Method, Now, StepOutput, register
@@ -147,7 +147,7 @@ class DoRA(Method):
 
     def _student(self, images: Tensor) -> Scores:
         """Scores over K prototypes of images (..., 3, S, S), all in one pass."""
-        return Scores.of(self.student["head"], tokens(self.student["backbone"], images)[0])
+        return Scores.of(self.student["head"], class_tokens(self.student["backbone"], images))
 
     def _grid(self, frames: Tensor) -> tuple[int, int]:
         backbone: Any = self.teacher["backbone"]

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from components.pretrain.blocks.crops import LOCAL, check_sizes, global_recipes
+from components.pretrain.blocks.last_block import class_tokens
 from components.pretrain.blocks.masked_distillation import Hidden, MaskedArgs, MaskedDistillation
 from components.pretrain.blocks.self_distillation import tokens, view_first, view_pair_loss
 from components.pretrain.method import Now, StepOutput, register
@@ -60,11 +61,11 @@ class IBOT(MaskedDistillation):
         target_bottleneck = self.patch_bottleneck(target_patches)  # (2, B, P, d)
 
         # one pass serves both losses; small views hide nothing
-        cls, patches = self.student_tokens(views, mask)
+        cls, rows = self.student_tokens(views, mask)
         if "local" in batch:
-            cls = torch.cat([cls, tokens(student["backbone"], view_first(batch["local"]))[0]])  # (2 + L, B, D)
+            cls = torch.cat([cls, class_tokens(student["backbone"], view_first(batch["local"]))])  # (2 + L, B, D)
         loss_cls = view_pair_loss(cls_probs, student["head"](cls), args.student_temp)
-        loss_patch = self.hidden_loss(target_bottleneck, patches, hidden, now)
+        loss_patch = self.hidden_loss(target_bottleneck, rows, hidden, now)
 
         loss = args.lambda_cls * loss_cls + args.lambda_patch * loss_patch
         terms = {"cls": loss_cls.detach(), "patch": loss_patch.detach()}

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from components.pretrain.blocks.centre import Centre
 from components.pretrain.blocks.crops import LOCAL, ClipCropArgs, check_sizes, global_recipes
+from components.pretrain.blocks.last_block import class_tokens
 from components.pretrain.blocks.predictor import Identity, TokenPredictor, Tokens
 from components.pretrain.blocks.prototype_loss import Scores, Targets, row_loss, view_pair_loss
 from components.pretrain.blocks.self_distillation import (
@@ -128,7 +129,7 @@ class NextFrame(Method):
         frame_now, frame_next = view_first(batch["global"], NOW), view_first(batch["global"], NEXT)  # (G, B, 3, S, S)
 
         cls, patches = tokens(backbone, frame_now)
-        local = [tokens(backbone, view_first(batch["local"]))[0]] if "local" in batch else []
+        local = [class_tokens(backbone, view_first(batch["local"]))] if "local" in batch else []
         with torch.no_grad():
             ahead = tokens(self.teacher["backbone"], frame_next) if args.dense or args.cross_time else None
             target = ahead[0] if ahead and args.cross_time else tokens(self.teacher["backbone"], frame_now)[0]

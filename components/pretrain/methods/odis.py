@@ -67,8 +67,9 @@ class ODIS(ObjectDistillation):
         cls, obj = self.with_locals(batch, found)  # (2 + L, B, D)
         valid = both_see(visible(objects["global"]), self.student_sees(objects))
         logits = self.object_logits(student, obj)
+        hidden = Hidden.of(mask)
         terms = {
-            "patch": self.hidden_loss(bottleneck, found.patches, Hidden.of(mask), now),
+            "patch": self.hidden_loss(bottleneck, hidden.take(found.patches), hidden, now),
             "object": object_pair_loss(targets, logits, args.student_temp, valid, "others"),
         }
         if args.lambda_cls:

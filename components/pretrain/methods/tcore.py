@@ -35,6 +35,7 @@ from components.pretrain import parallel
 from components.pretrain.blocks.centre import Centre
 from components.pretrain.blocks.crops import CropArgs, Share, check_sizes
 from components.pretrain.blocks.koleo import koleo
+from components.pretrain.blocks.last_block import class_tokens
 from components.pretrain.blocks.masked_vit import MaskToken, masked_tokens
 from components.pretrain.blocks.numerics import full, no_autocast
 from components.pretrain.blocks.patch_matching import PatchMatching, draw_matches
@@ -146,7 +147,7 @@ class TCoRe(Method):
             patch_targets = self._targets(target_patches[hidden][None], self.patch_centre, now)  # (1, M)
 
         cls, patches = self._masked(current, mask)
-        local = [tokens(self.student["backbone"], view_first(batch["local"]))[0]] if "local" in batch else []
+        local = [class_tokens(self.student["backbone"], view_first(batch["local"]))] if "local" in batch else []
         filled = self._filled_in(patches, batch["around"].transpose(0, 1), hidden)  # (2, M, D), by past and future
 
         head: Any = self.student["head"]

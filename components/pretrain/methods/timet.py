@@ -30,11 +30,11 @@ from torch import Tensor, nn
 
 from components.common.config import Params
 from components.common.errors import StageError
+from components.common.foreground import foreground
 from components.common.vit import class_attention
 from components.pretrain.blocks.clustering import FeatureQueue, UnitPrototypes, draw_patches, patch_head
 from components.pretrain.blocks.crops import Share, check_size
 from components.pretrain.blocks.feature_forwarder import FeatureForwarder
-from components.pretrain.blocks.foreground import foreground
 from components.pretrain.blocks.numerics import full, no_autocast
 from components.pretrain.blocks.pictures import label_frames
 from components.pretrain.blocks.self_distillation import make_teacher

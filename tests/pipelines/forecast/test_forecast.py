@@ -208,3 +208,33 @@ def test_assumptions_change_the_forecast(capsys: pytest.CaptureFixture[str], tmp
     run = told(capsys, *BIG, *LONG_RUN, "--rates", str(file))
     assert run["totals"]["seconds"] < 0.6 * usual
     assert "machine.copy_bytes_per_s" not in run["assumed"]
+
+
+def test_tasks_that_are_not_counted_are_estimated_and_it_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    """Passes of the encoder by what the section says of training; a name that nobody knows is no trouble."""
+    world = {"source": "procedural", "layouts": ["voc"], "train_clips": 5, "val_clips": 2, "stills_per_clip": 2}
+    sections: dict[str, dict[str, Any]] = {
+        "linear": {"epochs": 3},
+        "ade_upernet": {"iterations": 7, "batch_size": 2},
+        "voc_fcn": {"epochs": 9},
+        "brand_new": {"epochs": 2},
+    }
+    changes = {
+        "tasks": list(sections),
+        "datasets": {"sample": "raw", **dict.fromkeys(sections, "benchmarks")},
+        "download": dict.fromkeys(sections, world),
+        "evaluate": sections,
+    }
+    words = [word for key, value in changes.items() for word in ("--set", f"{key}={json.dumps(value)}")]
+    run = told(capsys, *words)
+    assert run["estimated"] == sorted(sections)
+    passes = {task: run["nodes"][f"evaluate@dino-{task}"]["facts"]["passes"] for task in sections}
+    pictures = 5 * 2 + 2 * 2
+    assert passes == {
+        "linear": pictures + 3 * 3 * 10,
+        "ade_upernet": pictures + 3 * 7 * 2,
+        "voc_fcn": pictures,  # trains on kept features
+        "brand_new": pictures + 3 * 2 * 10,
+    }
+    assert main(words) == 0
+    assert "Estimated  ade_upernet, brand_new, linear, voc_fcn: the encoder's passes alone" in capsys.readouterr().out

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pkgutil
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from bench.flops import count
 from components.common.errors import StageError
 from components.common.vit import build_vit
+from components.evaluate import tasks
 from components.evaluate.task import get_task
 from components.pretrain.budget import Cost, steps_of
 from components.pretrain.config import Budget, TrainerParams
@@ -21,7 +23,7 @@ from components.pretrain.sampler import EpochSampler
 from components.pretrain.schedules import Schedule
 from pipelines.forecast import counts
 from pipelines.forecast.counts import STORED, Counts, count_of, settings_hash
-from pipelines.forecast.judge import INPUT_PX, vit_flops
+from pipelines.forecast.judge import input_side, vit_flops
 from pipelines.forecast.train import TRAINER, steps
 from pipelines.workspace import merged_params
 
@@ -70,8 +72,9 @@ def test_a_draw_that_the_index_will_not_have_is_refused() -> None:
 def test_defaults_are_the_stages() -> None:
     trainer = TrainerParams()
     assert {name: getattr(trainer, name) for name in TRAINER} == TRAINER
-    knn, vos, seg = (get_task(name).Args.model_validate({}) for name in ("knn", "vos", "voc_linear"))
-    assert {"knn": knn.crop_px, "vos": vos.input_px, "voc_linear": seg.input_px} == INPUT_PX
+    for module in pkgutil.iter_modules(tasks.__path__):
+        defaults = get_task(module.name).Args.model_validate({}).model_dump()
+        assert input_side(module.name, defaults) == input_side(module.name, {}), module.name
 
 
 def test_stored_counts_are_what_counting_gives() -> None:

@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
-from components.download.world.layouts import ade20k, coco, davis, imagenet, jhmdb, videos, vidor, vip, voc
+from components.download.world.layouts import (
+    ade20k,
+    coco,
+    davis,
+    got10k,
+    imagenet,
+    jhmdb,
+    videos,
+    vidor,
+    vip,
+    voc,
+    ytvos,
+)
 from components.download.world.layouts.writer import Writer
 
 WRITERS: dict[str, Writer] = {
@@ -15,4 +27,6 @@ WRITERS: dict[str, Writer] = {
     "vip": vip.WRITER,
     "imagenet": imagenet.WRITER,
     "vidor": vidor.WRITER,
+    "ytvos": ytvos.WRITER,
+    "got10k": got10k.WRITER,
 }

@@ -1,6 +1,9 @@
 """ImageNet's folders: `train/<class>/*.jpg` and `val/<class>/*.jpg`, one square crop a toy.
 
 Every toy is taken once, at the instant (of those at which toys meet the camera) that shows most of it.
+
+With `imagenet_classes: scenes` a class is a clip: whole stills of its first third are to be recognised in those of its
+last third, when the camera and the toys have moved on. Every clip is then in both folders.
 """
 
 from __future__ import annotations
@@ -20,6 +23,8 @@ from components.download.world.truth import Instance, instances
 
 def write(clip: Clip, folder: Path) -> Facts:
     params = clip.params
+    if params.imagenet_classes == "scenes":
+        return _write_scene(clip, folder)
     best: dict[int, tuple[float, Instance, Bytes]] = {}
     moments = _moments(clip)
     for _, frame in clip.frames(moments):
@@ -31,6 +36,20 @@ def write(clip: Clip, folder: Path) -> Facts:
         file = folder / clip.split / found.seen.kind / f"{found.seen.kind}_{clip.number:06d}_{number:03d}.jpg"
         write_image(file, image, params.jpeg_quality)
     return {"split": clip.split, "frames": len(moments), "kinds": [f.seen.kind for _, f, _ in best.values()]}
+
+
+def _write_scene(clip: Clip, folder: Path) -> Facts:
+    """`stills_per_clip` stills, evenly over the first third for train and over the last third for val."""
+    count, third = clip.params.stills_per_clip, clip.params.n_frames / 3
+    wanted = {
+        int(start + (k + 0.5) * third / count): side
+        for side, start in (("train", 0.0), ("val", 2 * third))
+        for k in range(count)
+    }
+    for number, frame in clip.frames(sorted(wanted), truth=False):
+        file = folder / wanted[number] / clip.name / f"{clip.name}_{number:05d}.jpg"
+        write_image(file, frame.image, clip.params.jpeg_quality)
+    return {"split": clip.split, "frames": len(wanted), "scene": clip.name}
 
 
 def _moments(clip: Clip) -> list[int]:
@@ -57,7 +76,8 @@ def crop(image: Bytes, found: Instance, params: WorldParams) -> Bytes:
 
 
 def finish(facts: list[Facts], out: Path, params: WorldParams) -> None:
-    write_lines(out / "classes.txt", NAMES)
+    scenes = [fact["scene"] for fact in facts if "scene" in fact]
+    write_lines(out / "classes.txt", scenes or NAMES)
 
 
 WRITER = Writer(write, finish)

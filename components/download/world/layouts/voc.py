@@ -67,7 +67,8 @@ def finish(facts: list[Facts], out: Path, params: WorldParams) -> None:
     lists = {split: [name for fact in of_split(facts, split) for name in fact["names"]] for split in ("train", "val")}
     lists["trainval"] = sorted(lists["train"] + lists["val"])
     for split, names in lists.items():
-        write_lines(out / "ImageSets" / "Segmentation" / f"{split}.txt", names)
+        for folder in ("Main", "Segmentation"):  # here every picture has both, boxes and masks
+            write_lines(out / "ImageSets" / folder / f"{split}.txt", names)
 
 
 WRITER = Writer(write, finish)

@@ -6,8 +6,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from components.pretrain.blocks.numerics import full
-
 BLUR_CELLS = 7  # side of the blur's kernel
 BLUR_SIGMA_CELLS = 0.6
 
@@ -27,7 +25,8 @@ def foreground(attention: Tensor, grid: tuple[int, int], *, mass: float) -> Tens
     Returns:
         bool (B, N).
     """
-    seen = blur(full(attention).mean(dim=1).unflatten(-1, grid)).flatten(-2)
+    full = attention.to(torch.promote_types(attention.dtype, torch.float32))
+    seen = blur(full.mean(dim=1).unflatten(-1, grid)).flatten(-2)
     values, order = seen.sort(dim=-1)
     below = values.cumsum(dim=-1) / values.sum(dim=-1, keepdim=True) > 1 - mass
     kept = torch.zeros_like(below).scatter(-1, order, below)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from components.pretrain.blocks.foreground import blur, foreground, without_specks
+from components.common.foreground import blur, foreground, without_specks
 
 GRID = (6, 7)
 

@@ -1,0 +1,53 @@
+"""Blurring faces by an external program, which must be installed by the user: `deface` (pip install deface)."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+from components.common.context import Context
+from components.common.errors import StageError
+from components.download.config import BlurFaces
+from components.download.streams import videos_below
+
+SAID_CHARS = 200
+
+
+def program(params: BlurFaces) -> str:
+    """Where the program is; raises StageError when it is not installed. Asked before anything is fetched."""
+    found = shutil.which(params.command)
+    if found is None:
+        do = f"install it (pip install {params.command}), or set blur_faces to null"
+        raise StageError(f"no program '{params.command}' on the PATH, which is to blur faces", do=do)
+    return found
+
+
+def blur_all(tree: Path, params: BlurFaces, ctx: Context) -> int:
+    """Put a blurred copy in the place of every video below our own copy `tree`; returns how many.
+
+    A finished copy is kept in the cache, so that a killed run does not blur it once more.
+    """
+    exe, videos, done = program(params), videos_below(tree), ctx.cache / "blurred"
+    done.mkdir(exist_ok=True)
+    with ctx.progress(len(videos), "videos blurred") as progress:
+        for video in videos:
+            name = video.relative_to(tree).as_posix().replace("/", "%2F")
+            blurred = done / name
+            if not blurred.exists():
+                _blur(exe, params, video, blurred)
+            shutil.copyfile(blurred, video)
+            progress.update(1)
+    return len(videos)
+
+
+def _blur(exe: str, params: BlurFaces, video: Path, target: Path) -> None:
+    partial = target.with_name(f"partial-{target.name}")
+    command = [exe, *params.args, "--output", str(partial), str(video)]
+    ran = subprocess.run(
+        command, check=False, capture_output=True, text=True, errors="replace", stdin=subprocess.DEVNULL
+    )
+    if ran.returncode or not partial.is_file():
+        said = (ran.stderr.strip().splitlines() or ["it said nothing"])[-1][:SAID_CHARS]
+        raise StageError(f"'{params.command}' ended with code {ran.returncode}: {said}", where=video.name)
+    partial.rename(target)

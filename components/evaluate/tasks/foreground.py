@@ -1,0 +1,254 @@
+"""Foreground of pictures from clusters and attention, without labels but for one threshold: CBFE.
+
+Cluster-based foreground extraction of Leopart (arXiv:2204.13101, section 3.3) as two codes evaluate it, input 448, maps
+of 100x100, attention mask of 65 % of the class token's attention in the last block (blurred, without specks):
+
+- `timet` (arXiv:2308.11796): tuned on trainaug; scaler, PCA and k-means (K = 300) anew in each split, features enlarged
+  to the map by the nearest cell before they are clustered.
+- `leopart`: tuned on train; scaler, PCA and spherical k-means (K = 200) over both splits together, on patches.
+
+The threshold is tuned on the training split's true foreground. Figures are means over pictures: IoU, and boundary F at
+16 of the map's pixels. Void (255) counts as foreground in both codes. TimeT's released boundary F compares with the
+background instead of the foreground: `boundary_of: background`.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from pydantic import Field, model_validator
+
+from components.common.errors import StageError
+from components.evaluate import cbfe
+from components.evaluate.cbfe import Mask
+from components.evaluate.cluster_maps import maps_in, square_side
+from components.evaluate.images import read_index, read_rgb, write_index
+from components.evaluate.layouts.voc import VOID, Segmentation, read_voc
+from components.evaluate.score_cli import score_main
+from components.evaluate.sheets import comparison_sheet, overlay
+from components.evaluate.sizes import fitted
+from components.evaluate.task import Job, Row, TaskParams, TaskResult, task
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from components.common.encoder import Encoder
+    from components.evaluate.features import FeatureBank
+
+PUBLISHED: dict[str, dict[str, Any]] = {
+    "timet": {
+        "train_set": "trainaug", "train_masks": "SegmentationClassAug", "clusters": 300, "niter": 50,
+        "together": False, "spherical": False, "cluster_on": "pixels",
+    },
+    "leopart": {
+        "train_set": "train", "train_masks": "SegmentationClass", "clusters": 200, "niter": 100,
+        "together": True, "spherical": True, "cluster_on": "patches",
+    },
+}  # fmt: skip
+
+
+class Args(TaskParams):
+    """`protocol` sets the published constants; a key given beside it changes one of them."""
+
+    protocol: Literal["timet", "leopart"] = "timet"
+    train_set: str = Field(description="list on which the threshold is tuned")
+    train_masks: str = Field(description="folder of its label maps")
+    val_set: str = "val"
+    val_masks: str = "SegmentationClass"
+    input_px: int = Field(448, gt=0, description="pictures are resized to this square")
+    map_px: int = Field(100, gt=0, description="side of the maps that are compared")
+    clusters: int = Field(ge=2, description="number of clusters")
+    together: bool = Field(description="both splits share scaler, PCA and clusters")
+    spherical: bool = Field(description="k-means by direction")
+    cluster_on: Literal["patches", "pixels"] = Field(
+        description="pixels: a patch trains k-means by its size on the map"
+    )
+    pca_dims: int = Field(50, gt=0)
+    niter: int = Field(gt=0, description="k-means iterations")
+    nredo: int = Field(5, gt=0, description="k-means starts")
+    points_per_centroid: int = Field(256, gt=0, description="training points of k-means, faiss's own default")
+    kmeans_seed: int = Field(1, ge=0)
+    attention_mass: float = Field(0.65, gt=0, lt=1, description="share of the attention in the noisy foreground")
+    void: Literal["foreground", "background"] = Field("foreground", description="what 255 is in the truth")
+    tolerance_px: float = Field(16, gt=0, description="contours nearer than this match")
+    boundary_of: Literal["foreground", "background"] = Field("foreground", description="whose contour is the true one")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in_protocol(cls, section: dict[str, Any]) -> dict[str, Any]:
+        return {**PUBLISHED.get(section.get("protocol", "timet"), {}), **section}
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How a mask is scored; see `Args`."""
+
+    void: str
+    tolerance_px: float
+    boundary_of: str
+
+
+@dataclass(frozen=True)
+class Split:
+    """One split: its files, its patch grids and attention masks (n, h, w)."""
+
+    data: Segmentation
+    bank: FeatureBank
+    attention: Mask
+
+
+@task("foreground", Args)
+def run(encoder: Encoder, benchmark: Path, args: Args, job: Job) -> TaskResult:
+    """Tune the threshold on one split, extract the other's foreground, score it."""
+    args, size_notes = fitted(args, "input_px", encoder.patch_size)
+    train, val = (
+        read_split(encoder, read_voc(benchmark, *which), name, args, job)
+        for name, *which in (("train", args.train_set, args.train_masks), ("val", args.val_set, args.val_masks))
+    )
+    train_clusters, val_clusters = cluster(train, val, args, job)
+    train_tables, val_tables = (
+        cbfe.tabulate(maps(*pair, args), args.clusters) for pair in ((train, train_clusters), (val, val_clusters))
+    )
+    threshold = cbfe.best_threshold(train_tables)
+    chosen = cbfe.precisions(val_tables) >= threshold
+    for name, (clusters, _, _) in zip(val.data.names, maps(val, val_clusters, args), strict=True):
+        write_index(job.details / "predictions" / f"{name}.png", chosen[clusters].astype(np.uint8))
+    files = [
+        (name, mask, job.details / "predictions" / f"{name}.png")
+        for name, mask in zip(val.data.names, val.data.masks, strict=True)
+    ]
+    rows = score_files(files, Rule(args.void, args.tolerance_px, args.boundary_of))
+    if args.pictures:
+        draw(job.details / "foreground.png", val, job.details / "predictions", args)
+    train_iou = float(cbfe.ious(train_tables, cbfe.precisions(train_tables) >= threshold).mean())
+    return TaskResult(
+        protocol=protocol_name(args),
+        metrics={**figures(rows), "threshold": threshold, "iou_train": train_iou},
+        primary="iou",
+        data_variant=f"{args.train_set}/{args.val_set}: {len(train.bank)} train, {len(val.bank)} val pictures",
+        rows=rows,
+        notes=[*size_notes, "the threshold is tuned on the training split's true foreground"]
+        + ([] if chosen.any() else ["no cluster is precise enough: all is background"]),
+    )
+
+
+def protocol_name(args: Args) -> str:
+    """All that two figures must share."""
+    words = [f"{args.protocol} cbfe, {args.clusters} clusters, input {args.input_px}, maps {args.map_px}"]
+    words += [f"void as {args.void}", f"contour of the true {args.boundary_of}"]
+    return ", ".join(words)
+
+
+def read_split(encoder: Encoder, data: Segmentation, name: str, args: Args, job: Job) -> Split:
+    """Features and attention masks of all pictures."""
+    from components.common.foreground import foreground
+    from components.evaluate.features import normalised
+    from components.evaluate.square_features import square_patches
+
+    def attend(pixels: Tensor) -> Tensor:
+        seen = encoder.attention(normalised(pixels, encoder.mean, encoder.std))
+        grid = (seen.shape[-2], seen.shape[-1])
+        return foreground(seen.flatten(-2), grid, mass=args.attention_mass).unflatten(-1, grid)
+
+    side = args.input_px // encoder.patch_size
+    if side < 4:
+        what = f"a grid of {side}x{side} patches is too small for an attention mask"
+        raise StageError(what, do="raise input_px to 4 patches or more")
+    bank = square_patches(encoder, data.images, args.input_px, name, args, job)
+    taken = f"foreground by {args.attention_mass} of the attention"
+    masks = square_patches(encoder, data.images, args.input_px, f"{name}-attention", args, job, attend, taken)
+    return Split(data, bank, np.concatenate(list(masks.chunks(len(masks)))) > 0)
+
+
+def cluster(train: Split, val: Split, args: Args, job: Job) -> list[NDArray[np.int64]]:
+    """Clusters (n, h, w) of both splits."""
+    from components.evaluate.bank_clusters import cluster_banks
+    from components.evaluate.clustering import KMeans, enlarged
+    from components.evaluate.features import save
+
+    grid = train.attention.shape[1:]
+    cells = np.arange(grid[0] * grid[1]).reshape(grid)
+    cells = enlarged(cells, args.map_px) if args.cluster_on == "pixels" else cells
+    how = KMeans(args.niter, args.nredo, args.points_per_centroid, args.spherical)
+    groups = {"both": [train, val]} if args.together else {"train": [train], "val": [val]}
+    found: list[NDArray[np.int64]] = []
+    for name, group in groups.items():
+        file = job.cache / f"clusters-{name}.npy"
+        if not file.exists():
+            banks = [split.bank for split in group]
+            save(file, cluster_banks(banks, cells, args.clusters, how, args.pca_dims, args.kmeans_seed))
+        found += np.split(np.load(file, allow_pickle=False), [len(group[0].bank)])[: len(group)]
+    return found
+
+
+def maps(split: Split, clusters: NDArray[np.int64], args: Args) -> Iterator[tuple[NDArray[np.int64], Mask, Mask]]:
+    """(clusters, attention, true foreground) of each picture, on the map."""
+    from components.evaluate.clustering import enlarged
+
+    for grid, attention, mask in zip(clusters, split.attention, split.data.masks, strict=True):
+        truth = true_foreground(mask, args.map_px, args.void)
+        yield enlarged(grid, args.map_px), enlarged(attention, args.map_px), truth
+
+
+def true_foreground(file: Path, side: int, void: str) -> Mask:
+    """(side, side) pixels that are no background (nearest)."""
+    small = Image.fromarray(read_index(file)).resize((side, side), Image.Resampling.NEAREST)
+    labels = np.array(small)
+    return (labels > 0) & (labels != VOID) if void == "background" else labels > 0
+
+
+def score_files(pairs: list[tuple[str, Path, Path]], rule: Rule) -> list[Row]:
+    """IoU and boundary F of each (name, label map, predicted foreground); a prediction is what is not 0."""
+    rows = []
+    for name, truth_file, predicted_file in pairs:
+        predicted = read_index(predicted_file) > 0
+        truth = true_foreground(truth_file, square_side(predicted, predicted_file), rule.void)
+        both, union = np.count_nonzero(truth & predicted), np.count_nonzero(truth | predicted)
+        shape = truth if rule.boundary_of == "foreground" else ~truth
+        f = cbfe.boundary_f(shape, predicted, rule.tolerance_px)
+        rows.append({"name": name, "iou": both / union if union else 1.0, "boundary_f": f})
+    return rows
+
+
+def figures(rows: list[Row]) -> dict[str, float]:
+    """Means over pictures; those without a true contour have no boundary F."""
+    with_contour = [row["boundary_f"] for row in rows if row["boundary_f"] is not None]
+    means = {"iou": float(np.mean([row["iou"] for row in rows]))}
+    return {**means, "boundary_f": float(np.mean(with_contour))} if with_contour else means
+
+
+def draw(file: Path, val: Split, predictions: Path, args: Args) -> None:
+    """Pictures spread over the split: image, true foreground, what the attention sees, and the result."""
+    rows = []
+    for i in np.unique(np.linspace(0, len(val.data.names) - 1, args.pictures).astype(int)):
+        image = np.array(read_rgb(val.data.images[i]))
+        truth = true_foreground(val.data.masks[i], args.map_px, args.void)
+        shown = (truth, val.attention[i], read_index(predictions / f"{val.data.names[i]}.png") > 0)
+        rows.append((image, *(overlay(image, mask.astype(np.uint8)) for mask in shown)))
+    comparison_sheet(("image", "truth", "attention", "foreground"), rows).save(file)
+
+
+def _score(args: argparse.Namespace) -> dict[str, Any]:
+    pairs = [(name, args.gt / f"{name}.png", file) for name, file in maps_in(args.pred).items()]
+    rows = score_files(pairs, Rule(args.void, args.tolerance_px, args.boundary_of))
+    return {"metrics": figures(rows), "pictures": rows}
+
+
+def _arguments(parser: argparse.ArgumentParser) -> None:
+    usual = Args.model_validate({})
+    parser.add_argument("--gt", type=Path, required=True, help="folder of true label maps (PNG, 255 = void)")
+    parser.add_argument("--pred", type=Path, required=True, help="folder of square masks (PNG), foreground is not 0")
+    parser.add_argument("--void", choices=("foreground", "background"), default=usual.void)
+    parser.add_argument("--tolerance-px", type=float, default=usual.tolerance_px)
+    parser.add_argument("--boundary-of", choices=("foreground", "background"), default=usual.boundary_of)
+
+
+if __name__ == "__main__":
+    raise SystemExit(score_main("foreground", "IoU and boundary F of foreground masks", _arguments, _score))
