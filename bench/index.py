@@ -17,6 +17,7 @@ from typing import TypeVar
 import numpy as np
 import psutil
 
+from bench.index_scale import building, loader
 from components.common.clip_index import COLUMNS, ClipIndex, write_index
 from components.index.config import IndexParams
 from components.index.draws import build_draw
@@ -39,7 +40,16 @@ def main() -> None:
     parser.add_argument("--frames-per-video", type=int, default=300)
     parser.add_argument("--fps", type=float, default=6.0)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--build-frames", type=int, default=0, help="build an index from a frame table of so many rows")
+    parser.add_argument("--loader-rows", type=int, default=0, help="open an index of so many rows in a loader worker")
     args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        if args.build_frames:
+            building(Path(folder, "built"), args.build_frames, args.frames_per_video, args.fps)
+        if args.loader_rows:
+            loader(Path(folder, "opened"), args.loader_rows)
+    if args.build_frames or args.loader_rows:
+        return
     table = synthetic_table(args.frames, args.frames_per_video, args.fps)
     params = IndexParams.model_validate({"draws": DRAWS})
     usable = np.ones(len(table), dtype=bool)

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from components.common.columns import open_column, save_array
+from components.common.columns import Looks, let_go, open_column, save_array
 from components.common.errors import StageError
 from components.common.incoming import local_path
 from components.common.object_index import ObjectIndex, write_objects
@@ -41,6 +41,8 @@ COLUMNS: dict[str, str] = {
     "split": "|i1",
 }
 DRAW_DTYPE = "<i8"
+LARGE = 1_000_000  # frames: all columns of a smaller index are less than 50 MB
+LOOKS_MAPPED = 16  # looks into the draws of a large index after which their pages are let go: some 30 MB
 
 
 class FrameRow(NamedTuple):
@@ -74,6 +76,7 @@ class ClipIndex:
         objects = self.meta.get("objects")
         self.objects = None if objects is None else ObjectIndex(self.path, objects, len(self))
         self._draws: dict[str, np.memmap] = {}
+        self._looks = 0
 
     @classmethod
     def open(cls, path: Path | str) -> ClipIndex:
@@ -107,8 +110,10 @@ class ClipIndex:
         wanted = np.asarray(rows, dtype=np.int64).reshape(-1)
         if wanted.size and not (wanted.min() >= 0 and wanted.max() < len(self)):
             raise IndexError(f"frames {wanted.tolist()} of {len(self)}")
-        # asarray: a view without memmap's own bookkeeping, which costs more than the read
-        values = [np.asarray(self.columns[name])[wanted].tolist() for name in FrameRow._fields[1:]]
+        values = [self.columns.values_at(name, wanted) for name in FrameRow._fields[1:]]
+        self._looks += 1
+        if len(self) >= LARGE and self._looks % LOOKS_MAPPED == 0:
+            let_go(self._draws.values())
         return [FrameRow(*place) for place in zip(wanted.tolist(), *values, strict=True)]
 
 
@@ -118,11 +123,20 @@ class Columns(Mapping[str, np.memmap]):
     def __init__(self, folder: Path, n_frames: int) -> None:
         self.folder, self.n_frames = folder, n_frames
         self._open: dict[str, np.memmap] = {}
+        self._looks: dict[str, Looks] = {}
 
     def __getitem__(self, name: str) -> np.memmap:
         if name not in self._open:
             self._open[name] = open_column(self.folder / f"{name}.npy", COLUMNS[name], (self.n_frames,))
         return self._open[name]
+
+    def values_at(self, name: str, rows: np.ndarray) -> list[Any]:
+        """Values of some rows, in their order; of a large index without mapping anything."""
+        if self.n_frames < LARGE:  # asarray: a view without memmap's own bookkeeping, which costs more than the read
+            return list(np.asarray(self[name])[rows].tolist())
+        if name not in self._looks:
+            self._looks[name] = Looks(self[name])
+        return self._looks[name].at(rows.tolist())
 
     def __iter__(self) -> Any:
         return iter(COLUMNS)

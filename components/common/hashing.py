@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -30,13 +31,17 @@ def files_below(path: Path, above: frozenset[Path] = frozenset()) -> Iterator[Pa
     real = path.resolve()
     if real in above:
         return
-    for entry in sorted(path.iterdir()):
+    with os.scandir(
+        path
+    ) as found:  # of a million files, a third of the time of Path.iterdir, which asks for each again
+        entries = sorted(found, key=lambda entry: entry.name)
+    for entry in entries:
         if entry.name.endswith(".partial") or entry.name in NOT_CONTENT:
             continue
         if entry.is_dir():
-            yield from files_below(entry, above | {real})
+            yield from files_below(path / entry.name, above | {real})
         elif entry.is_file():
-            yield entry
+            yield path / entry.name
 
 
 def tree_hash(path: Path, known: Mapping[str, str] | None = None) -> str:

@@ -148,9 +148,3 @@ def _json_files(folder: Path) -> list[str]:
         folders[:] = [name for name in folders if not name.startswith(".")]
         found += [Path(place, name).relative_to(folder).as_posix() for name in files if name.endswith(SUFFIX)]
     return sorted(found)
-
-
-def told(strays: tuple[str, ...], shown: int = 3) -> str:
-    """A line about files that belong to no video."""
-    more = f" and {len(strays) - shown} more" if len(strays) > shown else ""
-    return f"{len(strays)} track files belong to no video here: {', '.join(strays[:shown])}{more}"

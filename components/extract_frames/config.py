@@ -62,6 +62,10 @@ class ExtractParams(StageParams):
     )
     labels: LabelParams | None = Field(None, description="masks beside frame folders; null: none, or see `tracks`")
     workers: int = Field(0, ge=0, le=4096, description="ffmpeg processes at a time; 0: one per core")
+    piece_s: float | None = Field(
+        60.0, gt=0, description="long videos are decoded in pieces of about so many seconds, side by side; null: whole"
+    )
+    split_mb: float = Field(64.0, ge=0, description="smaller videos, in 1e6 bytes, are not looked at for pieces")
     # Kubeflow hands the merge all its parts in one argument, of which Linux takes 128 KiB: up to 1 KiB for each part.
     parts: int = Field(1, ge=1, le=128, description="the video list is cut in so many parts; each begins a shard")
     max_bad_share: float = Field(0.01, ge=0, le=1, description="share of unreadable videos above which the stage fails")

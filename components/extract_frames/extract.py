@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
+from contextlib import closing, contextmanager
+from functools import partial
 
 from components.common.context import Context
 from components.common.cores import usable_cores
 from components.common.errors import StageError
 from components.common.frame_store_writer import BAD, VideoRow, content_hash
 from components.extract_frames import chosen
-from components.extract_frames.annotations import Tracks, find_tracks, told
+from components.extract_frames.annotations import Tracks, find_tracks
 from components.extract_frames.config import ExtractParams
 from components.extract_frames.find import Source, find_sources
 from components.extract_frames.finished import Finished, assemble, check_share
+from components.extract_frames.long_video import Result, start
+from components.extract_frames.mismatch import mismatches
 from components.extract_frames.palette import PaletteMasks, find_masks
 from components.extract_frames.parts import Part, cut, params_hash, parse_part
 from components.extract_frames.video import Decoder
 
 MEGABYTE = 10**6
+AHEAD = 2  # jobs with the pool for each worker: the next one is there when one ends
+Job = Callable[[], Result]
 
 
 def extract(ctx: Context) -> None:
@@ -33,14 +39,20 @@ def extract(ctx: Context) -> None:
     parts = cut(sources, params.parts)
     if number is not None:
         parts = [parts[number - 1]]
-    finished = Finished(ctx.cache, tracks)
+    with closing(Finished(ctx.cache, tracks)) as finished:
+        _extract(ctx, params, parts, finished, number)
+
+
+def _extract(
+    ctx: Context, params: ExtractParams, parts: list[list[Source]], finished: Finished, number: int | None
+) -> None:
     n_videos = sum(map(len, parts))
     bad = finish(ctx, [source for part in parts for source in part], finished, params)
     if number is None:  # a part cannot know the share of the whole: the merge judges it
         check_share(bad.values(), len(bad), n_videos, params.max_bad_share)
     for row in bad.values():
         ctx.warn(f"skipped {row.path}: {row.reason}")
-    if tracks is not None:
+    if finished.tracks is not None:
         _tell_of_objects(ctx, finished, [s for part in parts for s in part if s.key not in bad])
     said = None if number is None else _said(ctx, number, params)
     frames = assemble(parts, bad, finished, ctx.outputs["frames"], params.shard_mb * MEGABYTE, said)
@@ -73,8 +85,8 @@ def _tracks(ctx: Context, params: ExtractParams, sources: list[Source]) -> Track
     if params.tracks is None or folder is None:
         return None
     tracks = find_tracks(folder, params.tracks, params.masks, [source.key for source in sources])
-    if tracks.strays:
-        ctx.warn(told(tracks.strays))
+    for line in mismatches(tracks, sources):
+        ctx.warn(line)
     return tracks
 
 
@@ -82,12 +94,12 @@ def _tell_of_objects(ctx: Context, finished: Finished, sources: list[Source]) ->
     """Warn of what was told and could not be used; an earlier run may have met it, so the files are asked."""
     n_boxes, n_outside, videos = 0, 0, 0
     for source in sources:
-        found = finished.objects(source)
-        n_boxes, n_outside, videos = n_boxes + len(found.at), n_outside + found.n_outside, videos + bool(len(found.at))
-        if found.trouble:
-            ctx.warn(f"no objects for {source.name}: {found.trouble}")
-        if found.note:
-            ctx.warn(f"{source.name}: {found.note}")
+        told = finished.told(source)
+        n_boxes, n_outside, videos = n_boxes + told["n"], n_outside + told["n_outside"], videos + bool(told["n"])
+        if told["note"]:
+            ctx.warn(f"{source.name}: {told['note']}")
+        if told["trouble"]:
+            ctx.warn(f"no objects for {source.name}: {told['trouble']}")
     if n_outside:
         ctx.warn(f"{n_outside} boxes were left out: outside the picture, or a second one of their track")
     ctx.log(f"{n_boxes} boxes of objects in {videos} videos")
@@ -106,32 +118,58 @@ def finish(ctx: Context, sources: list[Source], finished: Finished, params: Extr
     """
     todo = sorted((s for s in sources if not finished.has(s)), key=lambda s: (-s.size, s.key))
     bad: dict[str, VideoRow] = {}
-    frames, start = 0, time.monotonic()
+    frames, pieces, begun = 0, 0, time.monotonic()
     with (
         ctx.progress(len(sources), "videos", done=len(sources) - len(todo)) as progress,
-        _crew(params) as (pool, decoder),
+        _crew(params) as (pool, decoder, workers),
     ):
-        jobs = {pool.submit(finished.make, source, decoder): source for source in todo}
-        for job in as_completed(jobs):
-            source, row = jobs[job], job.result()
-            if row.status == BAD:
-                bad[source.key] = row
+        for row in results(pool, (partial(start, source, decoder, finished) for source in todo), workers):
+            if row is None:
+                pieces += 1
+            elif row.status == BAD:
+                bad[row.key] = row
             else:
-                frames += finished.n_frames(source)
-            rate = frames / (time.monotonic() - start)
-            progress.update(1, **{"frames": frames, "frames/s": rate, "skipped": len(bad)})
+                frames += finished.n_frames(row.key)
+            rate = frames / (time.monotonic() - begun)
+            progress.update(int(row is not None), **_shown(frames, rate, pieces, len(bad)))
     if frames:
-        ctx.tracker.metrics({"frames_per_s": frames / (time.monotonic() - start)})
+        ctx.tracker.metrics({"frames_per_s": frames / (time.monotonic() - begun)})
     return {source.key: bad[source.key] for source in sources if source.key in bad}
 
 
+def _shown(frames: int, rate: float, pieces: int, skipped: int) -> dict[str, object]:
+    of_long_videos = {"pieces": pieces} if pieces else {}
+    return {"frames": frames, "frames/s": rate, **of_long_videos, "skipped": skipped}
+
+
+def results(pool: Executor, first: Iterator[Job], workers: int) -> Iterator[VideoRow | None]:
+    """The rows of all videos as they are ready, and None for each job that led to further ones.
+
+    What a job leads to goes before the next video. Only a few jobs are with the pool at a time: a future for each of a
+    million videos would take a gigabyte.
+    """
+    further: deque[Job] = deque()
+    running: set[Future[Result]] = set()
+    while True:
+        while len(running) < AHEAD * workers and (job := further.popleft() if further else next(first, None)):
+            running.add(pool.submit(job))
+        if not running:
+            return
+        done, running = wait(running, return_when=FIRST_COMPLETED)
+        for future in done:
+            result = future.result()
+            if isinstance(result, list):
+                further.extend(result)
+            yield None if isinstance(result, list) else result
+
+
 @contextmanager
-def _crew(params: ExtractParams) -> Iterator[tuple[ThreadPoolExecutor, Decoder]]:
+def _crew(params: ExtractParams) -> Iterator[tuple[ThreadPoolExecutor, Decoder, int]]:
     """Worker threads and their decoder; on any error, Ctrl-C included, what runs is ended and what waits dropped."""
-    decoder = Decoder(params)
-    with ThreadPoolExecutor(params.workers or usable_cores()) as pool:
+    decoder, workers = Decoder(params), params.workers or usable_cores()
+    with ThreadPoolExecutor(workers) as pool:
         try:
-            yield pool, decoder
+            yield pool, decoder, workers
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             decoder.stop()

@@ -3,33 +3,31 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from components.common.errors import StageError
 from components.common.frame_store_writer import Frame, FrameStoreWriter, VideoRow
 from components.common.jpeg import jpeg_size
-from components.common.outputs import atomic_file
 from components.extract_frames import objects, palette
 from components.extract_frames.annotations import Tracks
 from components.extract_frames.find import Source
 from components.extract_frames.objects import VideoObjects
+from components.extract_frames.packs import MANIFEST, Manifest, Pack, Packs
 from components.extract_frames.palette import PaletteMasks
-from components.extract_frames.video import BadVideoError, Decoder, Extracted, bad_row
+from components.extract_frames.video import FRAME, BadVideoError, Decoder, Extracted, bad_row
 
 SHOWN = 10  # bad videos named in the error
-COLUMNS = ("offset", "size", "pts_s", "frame", "cut")
-OBJECTS = ".objects"  # suffix of the file with a video's objects
+AT_ONCE = 4096  # frames of a video whose columns are Python objects at a time
 
 
 class Finished:
-    """A pair of files per finished video, and one with its objects where `tracks` tells of them; the table is renamed
-    in last and thereby says that the video is whole.
+    """Videos, and pieces of long ones, that need not be decoded again; with their objects where `tracks` tells of them.
 
     Until the stage is done, they and the frame store lie side by side: the disk must hold the frames twice.
     """
@@ -37,44 +35,66 @@ class Finished:
     def __init__(self, folder: Path, tracks: Tracks | PaletteMasks | None = None) -> None:
         self.folder, self.tracks = folder / "finished", tracks
         self.folder.mkdir(parents=True, exist_ok=True)
+        self.manifest, self.packs = Manifest(self.folder / MANIFEST), Packs(self.folder)
 
     def has(self, source: Source) -> bool:
         """Whether this video was finished, by this process or one that was killed."""
-        return self._file(source, ".parquet").exists()
+        return _name(source.key) in self.manifest
 
     def make(self, source: Source, decoder: Decoder) -> VideoRow:
         """Extract one video and keep it; a bad one leaves nothing behind and is tried again by the next run."""
         try:
-            with atomic_file(self._file(source, ".mjpeg")) as partial, partial.open("wb") as jpegs:
-                extracted = decoder.extract(source, jpegs)
+            with self.packs.one() as pack:
+                start = pack.end
+                extracted = decoder.extract(source, pack)
+                frames = placed(extracted.frames, pack, start)
+                value = self._written(dataclasses.replace(extracted, frames=frames), pack)
         except BadVideoError as bad:
             return bad_row(source, str(bad))
-        if (
-            self.tracks is not None
-        ):  # here, beside ffmpeg's work: reading a long video's boxes takes a tenth of a second
-            objects.save(self._file(source, OBJECTS), self._objects_of(extracted))
-        self._write_table(source, extracted)
+        self.manifest.add(_name(source.key), value)
         return extracted.video
 
-    def n_frames(self, source: Source) -> int:
-        """Frames of a finished video, from the table's footer alone."""
-        import pyarrow.parquet as pq
+    def keep(self, source: Source, extracted: Extracted) -> None:
+        """Note a video whose frames lie in packs already."""
+        with self.packs.one() as pack:
+            value = self._written(extracted, pack)
+        self.manifest.add(_name(source.key), value)
 
-        return int(pq.read_metadata(self._file(source, ".parquet")).num_rows)
+    def n_frames(self, key: str) -> int:
+        """Frames of a finished video."""
+        return int(self.manifest[_name(key)]["n"])
 
     def load(self, source: Source) -> tuple[VideoRow, Iterator[Frame]]:
         """The row of a finished video and its frames, read one by one."""
-        import pyarrow.parquet as pq
-
-        table = pq.read_table(self._file(source, ".parquet"))
-        row = VideoRow(**json.loads(table.schema.metadata[b"video"]))
-        columns = {name: table[name].to_numpy() for name in COLUMNS}
-        frames = self._frames(source, columns)
+        entry = self.manifest[_name(source.key)]
+        table = np.frombuffer(self.packs.read(*entry["frames"]), FRAME)
+        frames = self._frames(table)
+        row = VideoRow(**entry["video"])
         return row, frames if self.tracks is None else self._with_objects(source, frames, len(table))
 
-    def objects(self, source: Source) -> objects.VideoObjects:
+    def told(self, source: Source) -> dict[str, Any]:
+        """What was said of a finished video's objects: their number `n`, `n_outside`, `trouble`, `note`."""
+        return dict(self.manifest[_name(source.key)]["objects"])
+
+    def objects(self, source: Source) -> VideoObjects:
         """The objects of a finished video."""
-        return objects.load(self._file(source, OBJECTS))
+        said = self.told(source)
+        return VideoObjects.parsed(self.packs.read(*said["rows"]), said)
+
+    def close(self) -> None:
+        """Close all files."""
+        self.manifest.close()
+        self.packs.close()
+
+    def _written(self, extracted: Extracted, pack: Pack) -> dict[str, Any]:
+        frames = extracted.frames
+        value = {"video": dataclasses.asdict(extracted.video), "n": len(frames), "frames": append(pack, frames)}
+        if (
+            self.tracks is not None
+        ):  # here, beside ffmpeg's work: reading a long video's boxes takes a tenth of a second
+            told = self._objects_of(extracted)
+            value["objects"] = {"rows": append(pack, told.rows), "n": len(told.rows), **told.facts}
+        return value
 
     def _objects_of(self, extracted: Extracted) -> VideoObjects:
         if isinstance(self.tracks, PaletteMasks):
@@ -95,24 +115,28 @@ class Finished:
                 boxes, labels = objects.with_labels(own, label_map, *size, table)
                 yield frame._replace(objects=boxes, labels=labels)
 
-    def _frames(self, source: Source, columns: dict[str, np.ndarray]) -> Iterator[Frame]:
-        with self._file(source, ".mjpeg").open("rb") as jpegs:
-            for offset, size, pts_s, frame, cut in zip(*(columns[name] for name in COLUMNS), strict=True):
-                jpegs.seek(int(offset))
-                yield Frame(jpegs.read(int(size)), float(pts_s), int(frame), bool(cut))
+    def _frames(self, table: NDArray[np.void]) -> Iterator[Frame]:
+        for first in range(0, len(table), AT_ONCE):
+            for pack, offset, size, pts_s, frame, cut in table[first : first + AT_ONCE].tolist():
+                yield Frame(self.packs.read(pack, offset, size), pts_s, frame, cut)
 
-    def _write_table(self, source: Source, extracted: Extracted) -> None:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
 
-        table = pa.table({name: getattr(extracted, name) for name in COLUMNS})
-        row = json.dumps(dataclasses.asdict(extracted.video))
-        with atomic_file(self._file(source, ".parquet")) as partial:
-            pq.write_table(table.replace_schema_metadata({"video": row}), partial)
+def _name(key: str) -> str:
+    return f"video {key}"
 
-    def _file(self, source: Source, suffix: str) -> Path:
-        name = hashlib.sha256(source.key.encode()).hexdigest()[:32]  # a key may be too long for a file name
-        return self.folder / f"{name}{suffix}"
+
+def append(pack: Pack, values: NDArray[Any]) -> tuple[int, int, int]:
+    """Put an array into a pack; returns its place: (pack, first byte, bytes)."""
+    place = pack.number, pack.end, values.nbytes
+    pack.write(values.tobytes())
+    return place
+
+
+def placed(frames: NDArray[np.void], pack: Pack, start: int) -> NDArray[np.void]:
+    """Frames whose offsets, counted from `start`, are counted from the start of the pack."""
+    frames = frames.copy()
+    frames["pack"], frames["offset"] = pack.number, frames["offset"] + start
+    return frames
 
 
 def assemble(

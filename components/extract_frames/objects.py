@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import dataclasses
 import io
-import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,11 +20,10 @@ from PIL import Image
 
 from components.common.errors import StageError
 from components.common.frame_store_writer import TrackBox, VideoRow
-from components.common.outputs import atomic_file
 from components.extract_frames.annotations import Annotation, Tracks, read_annotation
 from components.extract_frames.video import Extracted
 
-COLUMNS = ("at", "annotated", "track", "x0", "y0", "x1", "y1")
+OBJECT = np.dtype([("at", "<i8"), ("annotated", "<i8"), ("track", "<i8"), ("box", "<f8", (4,))])
 ASPECT_TOLERANCE = 0.03  # stored pictures are rounded to whole pixels; a picture on its side is off by half or more
 SIDEWAYS = (90, 270)
 LABEL_MODES = ("P", "L", "I", "I;16", "I;16B")  # Pillow's names: a palette index or one grey value a pixel
@@ -54,6 +53,27 @@ class VideoObjects:
     trouble: str = ""
     note: str = ""
 
+    @property
+    def rows(self) -> NDArray[np.void]:
+        """The columns as an array OBJECT (N,), as they are kept until the store is written."""
+        rows = np.zeros(len(self.at), OBJECT)
+        for name in OBJECT.names or ():
+            rows[name] = getattr(self, name)
+        return rows
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What is kept beside the rows, as JSON."""
+        return {"categories": self.categories, "n_outside": self.n_outside, "trouble": self.trouble, "note": self.note}
+
+    @staticmethod
+    def parsed(rows: bytes, facts: Mapping[str, Any]) -> VideoObjects:
+        """The objects of which `rows` and `facts` were kept."""
+        columns: dict[str, Any] = {name: np.frombuffer(rows, OBJECT)[name] for name in OBJECT.names or ()}
+        categories = {int(track): name for track, name in facts["categories"].items()}
+        said = {name: facts[name] for name in ("n_outside", "trouble", "note")}
+        return VideoObjects(**columns, categories=categories, **said)
+
 
 def objects_of(extracted: Extracted, tracks: Tracks) -> VideoObjects:
     """The objects of a video's frames; an annotation that cannot be used gives none, and says why."""
@@ -65,7 +85,18 @@ def objects_of(extracted: Extracted, tracks: Tracks) -> VideoObjects:
         _check_fits(annotation, extracted.video)
     except ValueError as error:
         return VideoObjects(trouble=f"{file.name}: {error}")
-    return join(annotation, extracted.pts_s)
+    found = join(annotation, extracted.frames["pts_s"])
+    found.note = _beyond(tracks.label_maps(extracted.video.key), len(annotation.trajectories))
+    return found
+
+
+def _beyond(label_maps: Mapping[int, Path], n_annotated: int) -> str:
+    """A line about label maps of frames that the annotation does not tell of; empty where there are none."""
+    beyond = [number for number in label_maps if number >= n_annotated]
+    if not beyond:
+        return ""
+    first = label_maps[min(beyond)].name
+    return f"{len(label_maps)} label maps for {n_annotated} annotated frames, {first} is the first that has none"
 
 
 def join(annotation: Annotation, pts_s: NDArray[np.float64]) -> VideoObjects:
@@ -77,7 +108,7 @@ def join(annotation: Annotation, pts_s: NDArray[np.float64]) -> VideoObjects:
         if k < len(annotation.trajectories)
         for entry in sorted(annotation.trajectories[k], key=lambda entry: entry.tid)
     ]
-    table = np.array(rows, np.float64).reshape(-1, len(COLUMNS))
+    table = np.array(rows, np.float64).reshape(-1, 7)
     index, box = table[:, :3].astype(np.int64), table[:, 3:]
     box = np.clip(box / np.tile([annotation.width, annotation.height], 2), 0, 1)
     good = (box[:, 2] > box[:, 0]) & (box[:, 3] > box[:, 1])
@@ -97,29 +128,6 @@ def _check_fits(annotation: Annotation, video: VideoRow) -> None:
     told_s = len(annotation.trajectories) / annotation.fps
     if video.duration_s is not None and told_s > 1.05 * video.duration_s + 1 / annotation.fps + 1:
         raise ValueError(f"it tells of {told_s:.1f} s, the video has {video.duration_s:.1f} s")
-
-
-def save(file: Path, objects: VideoObjects) -> None:
-    """Keep a video's objects until the store is written."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    columns = [objects.at, objects.annotated, objects.track, *objects.box.T]
-    facts = {name: getattr(objects, name) for name in ("categories", "n_outside", "trouble", "note")}
-    table = pa.table(dict(zip(COLUMNS, columns, strict=True))).replace_schema_metadata({"facts": json.dumps(facts)})
-    with atomic_file(file) as partial:
-        pq.write_table(table, partial)
-
-
-def load(file: Path) -> VideoObjects:
-    """Read what `save` wrote."""
-    import pyarrow.parquet as pq
-
-    table = pq.read_table(file)
-    facts = json.loads(table.schema.metadata[b"facts"])
-    facts["categories"] = {int(track): name for track, name in facts["categories"].items()}
-    at, annotated, track, *sides = (table[name].to_numpy() for name in COLUMNS)
-    return VideoObjects(at, annotated, track, np.stack(sides, axis=1), **facts)
 
 
 def per_frame(

@@ -177,7 +177,7 @@ def objects_of(extracted: Extracted, masks: PaletteMasks) -> VideoObjects:
         return VideoObjects(note=note)
     table = masks.table(key)
     try:
-        for at, number in enumerate(extracted.frame.tolist()):
+        for at, number in enumerate(extracted.frames["frame"].tolist()):
             if number in maps:
                 labels = table[_read_mask(maps[number], extracted)]
                 rows += [(at, number, value - 1, *box) for value, box in _boxes(labels)]

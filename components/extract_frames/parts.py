@@ -18,7 +18,7 @@ from components.common.frame_store import MANIFEST, FrameStore
 from components.extract_frames.config import ExtractParams
 from components.extract_frames.find import Source
 
-NOT_IN_FRAMES = {"workers", "max_bad_share"}  # parameters that no byte of a part depends on
+NOT_IN_FRAMES = {"workers", "max_bad_share", "piece_s", "split_mb"}  # parameters that no byte of a part depends on
 
 
 class Part(Params):

@@ -4,45 +4,61 @@ from __future__ import annotations
 
 import signal
 import subprocess
+from array import array
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from components.common.errors import ExitCode, StageError
-from components.common.ffmpeg import ffmpeg_exe
+from components.common.ffmpeg import Probe, ffmpeg_exe
 from components.common.frame_store_writer import BAD, VideoRow
 from components.common.jpeg import split_jpegs
 from components.extract_frames.command import build_command
 from components.extract_frames.config import ExtractParams
 from components.extract_frames.find import Source
-from components.extract_frames.report import Report, read_report
+from components.extract_frames.report import Report, read_report, seconds
+
+# What is kept of a frame until the store is written: where its JPEG lies, and its columns.
+FRAME = np.dtype(
+    [("pack", "<i4"), ("offset", "<i8"), ("size", "<i4"), ("pts_s", "<f8"), ("frame", "<i8"), ("cut", "?")]
+)
 
 
 @dataclass(frozen=True)
 class Extracted:
-    """Frames of one video in time order; columns of equal length.
+    """A video and its frames in time order.
 
     Attributes:
         video: the row of videos.parquet.
-        offset, size: bytes of each JPEG in the file that was written.
-        pts_s: seconds from the first frame.
-        frame: number of the frame in the source at its nominal rate; running number where the rate is unknown.
-        cut: a hard cut lies between this frame and the one before.
+        frames: FRAME (N,); `pts_s` in seconds from the first frame, `frame` its number in the source at the nominal
+            rate (a running number where that is unknown), `cut` whether a hard cut lies just before it.
     """
 
     video: VideoRow
-    offset: NDArray[np.int64]
-    size: NDArray[np.int64]
-    pts_s: NDArray[np.float64]
-    frame: NDArray[np.int64]
-    cut: NDArray[np.bool_]
+    frames: NDArray[np.void]
 
 
 class BadVideoError(Exception):
     """This source gives no frames; the message says why."""
+
+
+class Writer(Protocol):
+    """Takes pictures one after the other."""
+
+    def write(self, data: bytes, /) -> int:
+        """Append some bytes; returns how many."""
+
+
+class Decoded(NamedTuple):
+    """What one ffmpeg gave: bytes of each JPEG it wrote, what it said, its exit code."""
+
+    sizes: array[int]
+    report: Report
+    code: int
 
 
 class Decoder:
@@ -50,7 +66,7 @@ class Decoder:
 
     def __init__(self, params: ExtractParams) -> None:
         self.params = params
-        self._exe = ffmpeg_exe()
+        self.exe = ffmpeg_exe()
         self._running: set[subprocess.Popen[bytes]] = set()
         self._stopped = False
 
@@ -60,31 +76,35 @@ class Decoder:
         for process in list(self._running):
             process.kill()
 
-    def extract(self, source: Source, jpegs: BinaryIO) -> Extracted:
-        """Decode `source`, append the chosen frames to `jpegs`.
+    def extract(self, source: Source, jpegs: Writer) -> Extracted:
+        """Decode `source` in one process, append the chosen frames to `jpegs`; offsets count from the first of them.
 
         The rule for damage: every frame that ffmpeg decodes is kept, up to the end or up to where it gives up. A video
         that yields at least one frame is good, and its reason says "partial: ..." if errors were met while decoding.
 
         Raises:
-            BadVideoError: not one frame, or frames without times.
+            BadVideoError: not one frame, frames without times, or the file was written to meanwhile.
             StageError: ffmpeg was killed from outside.
         """
-        digest = _sha256(source)
-        sizes, report, code = self._run(source, jpegs)
-        if code == -signal.SIGKILL or report.interrupted:
-            do = "is there enough memory?"
-            raise StageError("ffmpeg was killed", where=source.path, do=do, code=ExitCode.NO_ROOM)
-        _check(source, sizes, report, code)
-        return _columns(_good_row(source, digest, report, code), np.array(sizes, np.int64), report)
+        before = source.state()
+        digest = sha256(source)
+        decoded = self.decode(source, build_command(self.exe, source, self.params), jpegs)
+        if source.state() != before:
+            raise BadVideoError(CHANGED)
+        check(source, decoded)
+        report, sizes = decoded.report, np.frombuffer(decoded.sizes, np.int64)
+        assert report.probe is not None  # check saw to it
+        row = good_row(source, digest, report.probe, reason_of(report.damage, decoded.code))
+        ticks = np.array(report.ticks)[: len(sizes)]
+        places = laid_out(sizes)
+        return Extracted(row, timed(places, ticks, np.array(report.cuts), report.tick_s, row.fps))
 
-    def _run(self, source: Source, jpegs: BinaryIO) -> tuple[list[int], Report, int]:
-        """(bytes of each frame, what ffmpeg said, its exit code).
+    def decode(self, source: Source, command: Sequence[str], jpegs: Writer) -> Decoded:
+        """Run ffmpeg and append the pictures it writes to `jpegs`; raises StageError when it was killed from outside.
 
         ffmpeg gets a session of its own: at Ctrl-C it would end in good order, and half a video would look like a whole
         one. When this process is killed, ffmpeg ends at its next write to the pipe.
         """
-        command = build_command(self._exe, source, self.params)
         folder = source.path if source.pattern else None
         pipe = subprocess.PIPE
         with (
@@ -99,14 +119,20 @@ class Decoder:
                 heard = listener.submit(read_report, process.stderr)
                 if self._stopped:
                     process.kill()
-                sizes = [jpegs.write(jpeg) for jpeg in split_jpegs(process.stdout)]
+                sizes = array("q", (jpegs.write(jpeg) for jpeg in split_jpegs(process.stdout)))
                 report = heard.result()
             except BaseException:
                 process.kill()
                 raise
             finally:
                 self._running.discard(process)
-        return sizes, report, process.returncode
+        if process.returncode == -signal.SIGKILL or report.interrupted:
+            do = "is there enough memory?"
+            raise StageError("ffmpeg was killed", where=source.path, do=do, code=ExitCode.NO_ROOM)
+        return Decoded(sizes, report, process.returncode)
+
+
+CHANGED = "the file changed while it was read"
 
 
 def bad_row(source: Source, reason: str) -> VideoRow:
@@ -114,9 +140,8 @@ def bad_row(source: Source, reason: str) -> VideoRow:
     return VideoRow(key=source.key, path=source.name, status=BAD, reason=_anonymous(source, reason))
 
 
-def _good_row(source: Source, digest: str, report: Report, code: int) -> VideoRow:
-    assert report.probe is not None  # _check saw to it
-    header = report.probe
+def good_row(source: Source, digest: str, header: Probe, reason: str) -> VideoRow:
+    """The row of a source that gave frames."""
     return VideoRow(
         key=source.key,
         path=source.name,
@@ -126,11 +151,12 @@ def _good_row(source: Source, digest: str, report: Report, code: int) -> VideoRo
         width=header.width,
         height=header.height,
         rotation=header.rotation,
-        reason=_anonymous(source, _partial(report, code)),
+        reason=_anonymous(source, reason),
     )
 
 
-def _sha256(source: Source) -> str:
+def sha256(source: Source) -> str:
+    """Hash of a source; raises BadVideoError when it cannot be read or is empty."""
     try:
         if source.path.is_file() and source.path.stat().st_size == 0:
             raise BadVideoError("empty file")
@@ -139,24 +165,26 @@ def _sha256(source: Source) -> str:
         raise BadVideoError((error.strerror or "cannot be read").lower()) from None
 
 
-def _check(source: Source, sizes: list[int], report: Report, code: int) -> None:
+def check(source: Source, decoded: Decoded) -> None:
     """Raise BadVideoError unless there are frames and each has a time."""
+    sizes, report, code = decoded
     if not sizes:
-        if report.opened and report.probe is None:
+        if report.container and report.probe is None:
             raise BadVideoError("no video stream")
         raise BadVideoError(report.trouble or report.damage or "no frame could be decoded")
     if code < 0:
         raise BadVideoError(f"ffmpeg crashed on it (signal {-code})")
-    told = len(report.times_s)
+    told = len(report.ticks)
     if report.probe is None or told < len(sizes) or (told > len(sizes) and code == 0):
         raise BadVideoError(f"{len(sizes)} frames came with {told} times")
-    if np.isnan(report.times_s).any():
+    if np.isnan(report.ticks).any():
         raise BadVideoError("frames without times")
 
 
-def _partial(report: Report, code: int) -> str:
-    if report.damage:
-        return f"partial: {report.damage}"
+def reason_of(damage: str, code: int = 0) -> str:
+    """Reason of a good video that was not decoded to the end without an error; empty where it was."""
+    if damage:
+        return f"partial: {damage}"
     return f"partial: ffmpeg ended with code {code}" if code else ""
 
 
@@ -167,23 +195,36 @@ def _anonymous(source: Source, reason: str) -> str:
     return reason
 
 
-def _columns(video: VideoRow, sizes: NDArray[np.int64], report: Report) -> Extracted:
-    """Times from the first frame, numbers, cuts; a frame that does not move time forward is left out."""
-    times = np.array(report.times_s)[: len(sizes)]
-    offsets = np.concatenate([[0], np.cumsum(sizes)[:-1]])
-    before = np.maximum.accumulate(np.concatenate([[-np.inf], times[:-1]]))
-    keep = times > before
-    times = times[keep]
-    cuts = np.searchsorted(np.sort(np.array(report.cuts_s)), times, side="right")  # cuts up to and at each frame
-    pts_s = times - times[0]
-    return Extracted(
-        video=video,
-        offset=offsets[keep],
-        size=sizes[keep],
-        pts_s=pts_s,
-        frame=frame_numbers(pts_s, video.fps),
-        cut=np.diff(cuts, prepend=cuts[:1]) > 0,
-    )
+def laid_out(sizes: NDArray[np.int64]) -> NDArray[np.void]:
+    """FRAME (N,) with the places of pictures that lie one behind the other."""
+    places = np.zeros(len(sizes), FRAME)
+    places["offset"], places["size"] = np.cumsum(sizes) - sizes, sizes
+    return places
+
+
+def timed(
+    places: NDArray[np.void],
+    ticks: NDArray[np.float64],
+    cuts: NDArray[np.float64],
+    tick_s: tuple[int, int],
+    fps: float | None,
+) -> NDArray[np.void]:
+    """Fill in times from the first frame, numbers and cuts; a frame that does not move time forward is left out.
+
+    Args:
+        places: FRAME (N,) with places and sizes.
+        ticks: (N,) time of each frame, in `tick_s` seconds.
+        cuts: times of the first frames after cuts.
+        tick_s: numerator and denominator.
+        fps: nominal rate.
+    """
+    keep = ticks > np.maximum.accumulate(np.concatenate([[-np.inf], ticks[:-1]]))
+    frames, ticks = places[keep], ticks[keep]
+    n_cuts = np.searchsorted(np.sort(cuts), ticks, side="right")  # up to and at each frame
+    frames["pts_s"] = seconds(ticks - ticks[0], tick_s)
+    frames["frame"] = frame_numbers(frames["pts_s"], fps)
+    frames["cut"] = np.diff(n_cuts, prepend=n_cuts[:1]) > 0
+    return frames
 
 
 def frame_numbers(pts_s: NDArray[np.float64], fps: float | None) -> NDArray[np.int64]:

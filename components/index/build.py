@@ -19,10 +19,13 @@ from components.index.contact_sheet import write_contact_sheet
 from components.index.draws import build_draw
 from components.index.frame_prints import frame_prints
 from components.index.leakage import Leak, check_benchmarks
+from components.index.page import render
+from components.index.page_pictures import groups
 from components.index.split import split_exactly, split_videos
 from components.index.statistics import statistics
 from components.index.table import FrameTable, read_table
 
+PAGE = "report.html"
 INDEX_COLUMNS = ("video", "pts_s", "shard", "offset", "size", "height", "width")
 
 
@@ -56,7 +59,10 @@ def build_index(params: IndexParams, ctx: Context) -> dict[str, Any]:
     write_contact_sheet(sheet, table, store, draws, params.contact_sheet, params.seed, shared)
     stats = statistics(table, split, prints, draws, params.fingerprint)
     write_text(out / "stats.json", _json(stats))
-    ctx.tracker.artifact(out / "contact_sheet.jpg")
+    pictures = groups(table, store, draws, params.contact_sheet, params.seed, shared)
+    write_text(out / PAGE, render(ctx.keys["corpus"], stats, pictures, _compared(leaks)))
+    for shown in (sheet, out / PAGE):
+        ctx.tracker.artifact(shown)
     for name, rows in draws.items():
         ctx.log(f"draw '{name}': {len(rows)} of {rows.shape[1]} frames")
     return _summary(stats)
@@ -129,6 +135,15 @@ def _write_leakage(file: Path, leaks: dict[str, Leak], checked: bool, excluded: 
         "benchmarks": {name: leak.report for name, leak in leaks.items()},
     }
     write_text(file, _json(report))
+
+
+def _compared(leaks: dict[str, Leak]) -> list[str]:
+    """A line for each benchmark, for people."""
+    return [
+        f"{name}: {leak.report['images_checked']} images compared, {leak.report['matching_images']} also occur in"
+        f" {len(leak.videos)} of the videos."
+        for name, leak in sorted(leaks.items())
+    ]
 
 
 def _summary(stats: dict[str, Any]) -> dict[str, Any]:

@@ -46,28 +46,35 @@ def write_contact_sheet(
     """
     shared = shared or {}
     generator = np.random.default_rng(seed)
-    sections = [(f"{len(table)} frames", [[cell] for cell in _frames(table, params.frames, generator)])]
+    sections = [(f"{len(table)} frames", [[cell] for cell in sampled_frames(table, params.frames, generator)])]
     for name, rows in sorted(draws.items()):  # Kubeflow hands parameters over in another order than the file has
         if rows.shape[1] > 1 or name in shared:
-            ends = np.arange(params.draws + 1) * len(rows) // params.draws  # one row of each part: many videos are seen
-            chosen = [int(generator.integers(low, high)) for low, high in pairwise(ends.tolist()) if high > low]
-            cells = [_row(table, rows[number], shared.get(name)) for number in chosen]
+            cells = sampled_rows(table, rows, params.draws, generator, shared.get(name))
             sections.append((f"{name}: {len(rows)} rows", cells))
     _Sheet(store, table, params).render(sections).save(file, "JPEG", quality=params.quality)
 
 
-def _frames(table: FrameTable, n: int, generator: np.random.Generator) -> list[Cell]:
+def sampled_rows(
+    table: FrameTable, rows: np.ndarray, n: int, generator: np.random.Generator, by: Shared | None
+) -> list[list[Cell]]:
+    """One random row of each of `n` equal parts of a draw, so that many videos are seen."""
+    ends = np.arange(n + 1) * len(rows) // n
+    chosen = [int(generator.integers(low, high)) for low, high in pairwise(ends.tolist()) if high > low]
+    return [_row(table, rows[number], by) for number in chosen]
+
+
+def sampled_frames(table: FrameTable, n: int, generator: np.random.Generator) -> list[Cell]:
     """`n` random frames of evenly spread videos; several of a video where there are fewer videos than that."""
     start = np.flatnonzero(np.diff(table.columns["video"], prepend=-1))
     end = np.append(start[1:], len(table))
     videos = np.arange(n) * len(start) // max(n, 1)
     frames = np.sort(generator.integers(start[videos], end[videos]))
-    return [Cell(frame, _label(table, frame)) for frame in frames.tolist()]
+    return [Cell(frame, label(table, frame)) for frame in frames.tolist()]
 
 
 def _row(table: FrameTable, frames: np.ndarray, by: Shared | None) -> list[Cell]:
     pts_s = table.columns["pts_s"][frames]
-    texts = [_label(table, int(frames[0])), *(f"{after - before:+.3f} s" for before, after in pairwise(pts_s))]
+    texts = [label(table, int(frames[0])), *(f"{after - before:+.3f} s" for before, after in pairwise(pts_s))]
     boxes = [()] * len(frames) if by is None or table.objects is None else _boxes(table.objects, frames, by)
     return [Cell(*cell) for cell in zip(frames.tolist(), texts, boxes, strict=True)]
 
@@ -87,9 +94,23 @@ def _boxes(objects: ObjectTable, frames: np.ndarray, by: Shared) -> list[tuple[t
     ]
 
 
-def _label(table: FrameTable, frame: int) -> str:
+def label(table: FrameTable, frame: int) -> str:
+    """Time and video of a frame."""
     key = table.keys[int(table.columns["video"][frame])]
     return f"{table.columns['pts_s'][frame]:.2f} s  {key}"
+
+
+def small_picture(store: FrameStore, table: FrameTable, cell: Cell, most: tuple[int, int]) -> Image.Image:
+    """A frame at most so large (width, height), with the boxes of its objects."""
+    shard, offset, size = (int(table.columns[name][cell.frame]) for name in ("shard", "offset", "size"))
+    with Image.open(io.BytesIO(store.read(shard, offset, size))) as picture:
+        small = picture.convert("RGB")
+    width = small.width
+    small.thumbnail(most, Image.Resampling.LANCZOS)
+    for box, colour in cell.boxes:
+        x0, y0, x1, y1 = (round(side * small.width / width) for side in box)
+        ImageDraw.Draw(small).rectangle((x0, y0, max(x0, x1 - 1), max(y0, y1 - 1)), outline=colour)
+    return small
 
 
 class _Sheet:
@@ -139,14 +160,7 @@ class _Sheet:
 
     def _tile(self, cell: Cell) -> Image.Image:
         """The frame, whole, centred in its cell, with the boxes of its objects."""
-        shard, offset, size = (int(self.table.columns[name][cell.frame]) for name in ("shard", "offset", "size"))
-        with Image.open(io.BytesIO(self.store.read(shard, offset, size))) as picture:
-            small = picture.convert("RGB")
-        width = small.width
-        small.thumbnail((self.width, self.height), Image.Resampling.LANCZOS)
-        for box, colour in cell.boxes:
-            x0, y0, x1, y1 = (round(side * small.width / width) for side in box)
-            ImageDraw.Draw(small).rectangle((x0, y0, max(x0, x1 - 1), max(y0, y1 - 1)), outline=colour)
+        small = small_picture(self.store, self.table, cell, (self.width, self.height))
         tile = Image.new("RGB", (self.width, self.height), PAPER)
         tile.paste(small, ((self.width - small.width) // 2, (self.height - small.height) // 2))
         return tile

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from components.common.errors import StageError
+from components.index.histogram import FRAMES_EDGES, OBJECTS_EDGES, histogram
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -82,7 +83,8 @@ class ObjectTable:
     def statistics(self, video: np.ndarray) -> dict[str, Any]:
         """Counts for stats.json; `video` (F,) is each frame's."""
         owner = video[self.frame].astype(np.int64)
-        tracks, first = np.unique(owner * (int(self.track.max(initial=0)) + 1) + self.track, return_index=True)
+        names = owner * (int(self.track.max(initial=0)) + 1) + self.track
+        tracks, first, seen = np.unique(names, return_index=True, return_counts=True)
         counts = np.bincount(self.category[first], minlength=len(self.categories))
         order = np.argsort(-counts, kind="stable")[:MOST_FREQUENT]
         return {
@@ -91,6 +93,8 @@ class ObjectTable:
             "tracks": len(tracks),
             "label_maps": 0 if self.labels is None else int((self.labels[:, 2] > 0).sum()),
             "categories": len(self.categories),
+            "track_frames": histogram(seen, FRAMES_EDGES),
+            "frame_objects": histogram(np.diff(self.start), OBJECTS_EDGES),
             "tracks_of_category": {self.categories[k]: int(counts[k]) for k in order.tolist()},
         }
 

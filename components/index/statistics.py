@@ -9,11 +9,12 @@ import numpy as np
 
 from components.common.clip_index import EXCLUDED, TRAIN, VAL
 from components.index.config import FingerprintParams
+from components.index.histogram import GAP_EDGES_S, LENGTH_EDGES_S, histogram
 from components.index.table import FrameTable
 
-GAP_EDGES_S = (0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, float("inf"))  # of the histogram, half open
 RESOLUTIONS = 10  # sizes listed, the most frequent first
 S_PER_H = 3600.0
+SIDE_BITS = 31
 
 
 def statistics(
@@ -31,14 +32,21 @@ def statistics(
     video, pts_s = table.columns["video"], table.columns["pts_s"]
     start, end = table.segment_start, table.segment_end
     gaps_s, length_s = np.diff(pts_s)[np.diff(table.segment) == 0], pts_s[end - 1] - pts_s[start]
+    known_s = table.duration_s[np.isfinite(table.duration_s)]
     objects = {} if table.objects is None else {"objects": table.objects.statistics(video)}
     return {
         "videos": _videos(table, split),
         "hours": float(np.nansum(table.duration_s)) / S_PER_H,
         "frames": {"all": len(table), "train": int((split[video] == TRAIN).sum())},
         "frames_per_video": _spread(np.unique(video, return_counts=True)[1]),
-        "segments": {"all": len(start), "cuts": len(start) - len(np.unique(video)), "length_s": _spread(length_s)},
-        "gap_s": {**_spread(gaps_s), "histogram": _histogram(gaps_s)},
+        "video_s": {**_spread(known_s), "histogram": histogram(known_s, LENGTH_EDGES_S)},
+        "segments": {
+            "all": len(start),
+            "cuts": len(start) - len(np.unique(video)),
+            "length_s": _spread(length_s),
+            "histogram": histogram(length_s, LENGTH_EDGES_S),
+        },
+        "gap_s": {**_spread(gaps_s), "histogram": histogram(gaps_s, GAP_EDGES_S)},
         "resolution": _resolutions(table),
         "bytes": int(table.columns["size"].sum(dtype=np.int64)),
         "pictures": _pictures(table, prints, params),
@@ -78,21 +86,13 @@ def _pictures(table: FrameTable, prints: np.ndarray, params: FingerprintParams) 
 
 
 def _resolutions(table: FrameTable) -> dict[str, int]:
-    sizes, counts = np.unique(
-        np.stack([table.columns["width"], table.columns["height"]], axis=1), axis=0, return_counts=True
-    )
+    width, height = (table.columns[name].astype(np.int64) for name in ("width", "height"))
+    coded, counts = np.unique(width << SIDE_BITS | height, return_counts=True)  # one number sorts faster than a pair
+    sizes = np.stack([coded >> SIDE_BITS, coded & (1 << SIDE_BITS) - 1], axis=1)
     order = np.argsort(-counts, kind="stable")[:RESOLUTIONS]
     return {
         f"{width}x{height}": int(n) for (width, height), n in zip(sizes[order].tolist(), counts[order], strict=True)
     }
-
-
-def _histogram(gaps_s: np.ndarray) -> list[dict[str, Any]]:
-    counts, _ = np.histogram(gaps_s, bins=np.array(GAP_EDGES_S))
-    ends = [*GAP_EDGES_S[1:-1], None]
-    return [
-        {"from": low, "to": high, "count": int(n)} for low, high, n in zip(GAP_EDGES_S[:-1], ends, counts, strict=True)
-    ]
 
 
 def _spread(values: np.ndarray) -> dict[str, float | None]:

@@ -16,6 +16,7 @@ from pipelines.forecast.work import Artifact, Work
 
 TAR_BLOCK = 512  # a member is a header of one block and its data padded to whole ones (half a block on average)
 SHARD_ENTRY_BYTES = 143  # of store.json a shard: name, size, sha256
+SPLIT = {"piece_s": 60.0, "split_mb": 64.0}  # the stage's defaults
 CELL_TOLERANCE_S = 0.0011  # a frame this much before its cell of the time grid still counts (extract_frames)
 LONGEST = 1_000_000  # frames of one video that are laid out in time; longer videos are taken in proportion
 KEPT_PX = 256.0  # short side at which bytes per pixel were measured
@@ -107,8 +108,18 @@ def memory_bytes(videos: float, pods: int, rates: Rates) -> float:
     return rate.memory_bytes + videos * rate.memory_bytes_per_video + queued
 
 
+def pieces(videos: Videos, params: Mapping[str, Any]) -> int:
+    """In how many pieces a video is decoded side by side: more than one where it is long and large."""
+    given = {**SPLIT, **params}
+    if given["piece_s"] is None or params.get("mode") == "keyframes":
+        return 1
+    if videos.bytes < given["split_mb"] * 1e6 * videos.n:
+        return 1
+    return max(1, round(videos.video_s / given["piece_s"]))
+
+
 def _work(frames: Frames, params: Mapping[str, Any], rates: Rates) -> Work:
-    """Decoding is divided among cores by video; the store is put together by one."""
+    """Decoding is divided among cores by video, or by pieces of long ones; the store is put together by one."""
     rate, videos = rates.extract, frames.videos
     shown = videos.n * videos.video_s * videos.fps
     decode = shown * (rate.source_frame_core_s + videos.width_px * videos.height_px / rate.source_px_per_s)
@@ -121,7 +132,7 @@ def _work(frames: Frames, params: Mapping[str, Any], rates: Rates) -> Work:
         start_s=rates.machine.start_data_s,
         core_s=videos.n * rate.video_core_s + decode + encode + hashing,
         serial_s=frames.n * rate.assemble_frame_s + 2 * frames.store.bytes / rates.machine.hash_bytes_per_s,
-        width=videos.n,
+        width=videos.n * pieces(videos, params),
         pods=pods,
         memory_bytes=memory_bytes(videos.n, pods, rates),
         scratch_bytes=frames.n * frames.jpeg_bytes,

@@ -19,9 +19,9 @@ HEADER = b"""\
 [info]   Stream #0:2[0x3](eng): Audio: aac (LC) (mp4a / 0x6134706D), 8000 Hz, stereo, fltp, 72 kb/s (default)
 """
 MAPPING = b"[info] Stream mapping:\n[info]   Stream #0:1 (h264) -> scdet:default\n"
-BASE = b"[Parsed_showinfo_5 @ 0x7f26ec010d80] [info] config in time_base: 1/30000, frame_rate: 30000/1001\n"
-FRAME = b"[Parsed_showinfo_5 @ 0x7f26ec010d80] [info] n:%4d pts:%7s pts_time:0.5 duration: 1001 fmt:yuvj420p\n"
-CUT = b"[Parsed_metadata_1 @ 0x7effa4002b40] [info] frame:30   pts:%d   pts_time:1.2\n"
+BASE = b"[graph 0 input from stream 0:1 @ 0x7f80d4] [verbose] w:320 h:180 tb:1/30000 fr:30000/1001 sar:1/1\n"
+FRAME = b"[metadata@taken @ 0x7f26ec010d80] [info] frame:%-4d pts:%-7s pts_time:0.5\n"
+CUT = b"[metadata@cut @ 0x7effa4002b40] [info] frame:30   pts:%d   pts_time:1.2\n"
 
 
 def lines(*parts):
@@ -34,7 +34,7 @@ def test_header_times_and_cuts_are_read():
     assert (report.probe.codec, report.probe.width, report.probe.height) == ("h264", 320, 180)
     assert (report.probe.fps, report.probe.duration_s, report.probe.rotation) == (30000 / 1001, 73.06, 90)
     assert list(report.times_s) == [0.0, 15015 / 30000]
-    assert list(report.cuts_s) == [1001 / 30000]
+    assert list(report.cuts) == [1001]
     assert not (report.trouble or report.damage or report.interrupted)
 
 
@@ -49,6 +49,17 @@ def test_errors_while_opening_and_while_decoding_are_told_apart():
 def test_a_frame_without_time_is_not_a_number():
     report = read_report(lines(HEADER, MAPPING, BASE, FRAME % (0, b"NOPTS")))
     assert [math.isnan(t) for t in report.times_s] == [True]
+
+
+def test_border_pictures_and_errors_before_them_are_told_apart():
+    error = b"[h264 @ 0x555aa1627500] [error] mmco: unref short failure\n"
+    border = b"[showinfo@border @ 0x7f] [info] n:   0 pts:  -512 pts_time:-1 [info] Output #0, null\n"
+    border += b"checksum:0A1B2C3D plane_checksum:[00 \n"  # another thread's line came between
+    other = error.replace(b"mmco", b"late")
+    report = read_report(lines(HEADER, MAPPING, BASE, error, border, FRAME % (0, b"0"), other))
+    assert (report.early, report.late) == ("mmco: unref short failure", "late: unref short failure")
+    assert (report.border, list(report.ticks)) == ([(-512, "0A1B2C3D")], [0])
+    assert report.container == "mov,mp4,m4a,3gp,3g2,mj2"
 
 
 def test_an_ffmpeg_that_was_told_to_end_is_noticed():

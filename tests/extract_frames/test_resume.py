@@ -36,9 +36,12 @@ def corpus(extraction):
     return extraction
 
 
-def start(corpus, name, workers=1):
+PIECES = {"piece_s": 0.5, "split_mb": 0}
+
+
+def start(corpus, name, workers=1, **more):
     """The stage as a user starts it; its cache is named after the output, so that each has its own past."""
-    given = json.dumps({**PARAMS, "workers": workers})
+    given = json.dumps({**PARAMS, "workers": workers, **more})
     command = [sys.executable, "-m", "components.extract_frames", "--corpus", "c", "--videos", corpus.videos]
     env = {**os.environ, "LONGTAKE_CACHE": str(corpus.root / f"cache-{name}"), "PYTHONPATH": str(ROOT)}
     where = ["--frames", corpus.root / name, "--param", f"extract_frames.c={given}"]
@@ -46,7 +49,8 @@ def start(corpus, name, workers=1):
 
 
 def n_finished(corpus, name):
-    return len(list((corpus.root / f"cache-{name}").rglob("*.parquet")))
+    manifests = (corpus.root / f"cache-{name}").rglob("manifest.jsonl")
+    return sum(line.endswith(b"\n") for file in manifests for line in file.read_bytes().splitlines(keepends=True))
 
 
 def kill_and_wait(process, how):
@@ -54,17 +58,25 @@ def kill_and_wait(process, how):
     return process.wait(timeout=30)
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
-def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(corpus, how):
+@pytest.mark.parametrize(
+    ("how", "more", "least", "most"),
+    [
+        (signal.SIGKILL, {}, 2, 5),
+        (signal.SIGKILL, PIECES, 9, 60),
+        pytest.param(signal.SIGTERM, {}, 2, 5, marks=pytest.mark.slow),
+    ],
+)
+def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(corpus, how, more, least, most):
     assert corpus(**PARAMS, workers=2) == ExitCode.OK
-    process = start(corpus, "killed")
-    while n_finished(corpus, "killed") < 2 and process.poll() is None:
+    process = start(corpus, "killed", **more)
+    while n_finished(corpus, "killed") < least and process.poll() is None:
         time.sleep(0.005)
     assert kill_and_wait(process, how) != 0
     assert not (corpus.root / "killed").exists()
     before = n_finished(corpus, "killed")
-    assert 2 <= before < 6
-    assert start(corpus, "killed").wait() == 0
+    assert least <= before <= most
+    assert start(corpus, "killed", **more).wait() == 0
+    assert not n_finished(corpus, "killed")  # done with
     assert content(corpus.root / "killed") == content(corpus.place)
 
 
@@ -73,13 +85,13 @@ def test_kills_at_random_instants(corpus):
     assert corpus(**PARAMS, workers=2) == ExitCode.OK
     rng, kills = random.Random(0), 0
     for _ in range(15):
-        process = start(corpus, "killed", workers=1 + kills % 2)
+        process = start(corpus, "killed", workers=1 + kills % 2, **PIECES)
         try:
             process.wait(timeout=rng.uniform(0.2, 2.5))
         except subprocess.TimeoutExpired:
             kills += kill_and_wait(process, signal.SIGKILL) != 0
     assert kills
-    assert start(corpus, "killed").wait() == 0
+    assert start(corpus, "killed", **PIECES).wait() == 0
     assert content(corpus.root / "killed") == content(corpus.place)
 
 
@@ -122,7 +134,7 @@ def test_an_ffmpeg_that_is_killed_makes_no_short_video(corpus, monkeypatch, how)
         with pytest.raises(StageError, match="ffmpeg was killed"):
             job.result(timeout=20)
     assert not finished.has(source)
-    assert not list(finished.folder.iterdir())
+    assert not any(file.stat().st_size for file in finished.folder.iterdir())
 
 
 @pytest.mark.skipif(

@@ -1,12 +1,15 @@
 """What counts as a video, and what it is called."""
 
+import contextlib
 import os
+import tempfile
+from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from components.extract_frames.find import _keys, find_sources
+from components.extract_frames.find import find_sources
 
 
 def touch(file, data=b"x"):
@@ -59,12 +62,27 @@ def test_one_name_in_two_folders_and_two_formats_of_one_name_do_not_collide(tmp_
     }
 
 
-@given(st.sets(st.text(alphabet="ab./", min_size=1, max_size=7).map(lambda s: s.strip("/")).filter(bool), max_size=12))
-def test_keys_are_always_distinct(paths):
-    given_names = sorted(paths)
-    keys = _keys(given_names)
-    assert len(set(keys)) == len(keys)
-    assert all(name.startswith(key) for name, key in zip(given_names, keys, strict=True))
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    paths=st.sets(
+        st.lists(st.sampled_from(["a", "b", "a.mp4", "a.mkv", "b.mp4.avi", "0.jpg"]), min_size=1, max_size=3).map(
+            "/".join
+        ),
+        max_size=9,
+    )
+)
+def test_keys_are_always_distinct(tmp_path, paths):
+    """In any tree, of files with and without extension and of folders of images of the same names."""
+    with tempfile.TemporaryDirectory(dir=tmp_path) as folder:
+        for path in sorted(paths, reverse=True):
+            with contextlib.suppress(OSError):  # a file is where this one wants a folder
+                touch(Path(folder, path), b"\0\0\0\0ftyp")
+        for images in (False, True):
+            found = find_sources(Path(folder), images)
+            assert len({source.key for source in found}) == len(found)
+            assert all(source.name.startswith(source.key) for source in found)
+            order = [os.fsencode(source.name).split(b"/") for source in found if source.place != folder]
+            assert order == sorted(order)
 
 
 def test_folders_of_images_are_videos_only_when_asked_for(tmp_path):

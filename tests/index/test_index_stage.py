@@ -192,6 +192,24 @@ def test_a_damaged_table(world: Path, capfd: pytest.CaptureFixture[str], damage:
     assert "frames.parquet" in fails(capfd)
 
 
+@pytest.mark.skipif(not Path("/proc/self/mounts").exists() or os.geteuid() != 0, reason="mounting needs root")
+def test_a_full_disk_is_said_so(
+    world: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = world / "small"
+    small.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=60k", "tmpfs", str(small)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("this machine lets nobody mount")
+    try:
+        assert main(STAGE, run, arguments("small/c")) == 4
+        assert "the disk is full" in capfd.readouterr().err
+        assert not (small / "c").exists()
+    finally:
+        subprocess.run(["umount", str(small)], check=True)
+    assert main(STAGE, run, arguments("small/c")) == 0
+
+
 def test_the_command_line_imports_nothing_heavy() -> None:
     heavy = "('cv2', 'scipy', 'pyarrow', 'PIL', 'mlflow')"
     code = f"import sys, components.index.__main__; print([m for m in {heavy} if m in sys.modules])"

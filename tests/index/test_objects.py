@@ -59,6 +59,9 @@ def index(folder: Path, draws: dict) -> int:
     return main(STAGE, run, ["--corpus", "c", "--params", str(folder / "params.yaml"), *map(str, places)])
 
 
+BINS = ("track_frames", "frame_objects")
+
+
 def test_the_index_tells_each_frames_objects(store: Path) -> None:
     draws = {
         "frame": {"offsets_s": [0]},
@@ -85,6 +88,8 @@ def test_the_index_tells_each_frames_objects(store: Path) -> None:
     assert opened.draw("object_pair").tolist() == [[v * N + k, v * N + k + 9] for v in (0, 2) for k in range(3)]
     assert opened.draw("boats").tolist() == opened.draw("object_pair").tolist()
     stats = json.loads((store.parent / "i" / "c" / "stats.json").read_text())["objects"]
+    bins = {name: [(bar["from"], bar["count"]) for bar in stats.pop(name) if bar["count"]] for name in BINS}
+    assert bins == {"track_frames": [(5, 4), (10, 2)], "frame_objects": [(0, 12), (2, 24)]}
     assert stats == {
         "boxes": 48, "frames": 24, "tracks": 6, "label_maps": 2, "categories": 3,
         "tracks_of_category": {"boat": 4, "animal 0": 1, "animal 2": 1},

@@ -17,8 +17,18 @@ from components.common.frame_store_writer import Frame, FrameStoreWriter, VideoR
 from components.common.stage import main
 from components.extract_frames import __main__ as stage
 from components.extract_frames.command import TOLERANCE_S
+from components.extract_frames.config import ExtractParams
 from pipelines.forecast.corpus import Videos
-from pipelines.forecast.frames import CELL_TOLERANCE_S, extract, frame_times, jpeg_bytes, memory_bytes, stored_size
+from pipelines.forecast.frames import (
+    CELL_TOLERANCE_S,
+    SPLIT,
+    extract,
+    frame_times,
+    jpeg_bytes,
+    memory_bytes,
+    pieces,
+    stored_size,
+)
 from pipelines.forecast.rates import Rates, read_rates
 
 
@@ -123,3 +133,12 @@ def test_parts_cut_the_queue_but_not_the_list() -> None:
     rates = read_rates()
     whole, cut = memory_bytes(1e6, 1, rates), memory_bytes(1e6, 10, rates)
     assert whole - cut == pytest.approx(0.9e6 * rates.extract.memory_bytes_per_queued)
+
+
+def test_a_long_video_keeps_many_cores_busy() -> None:
+    film = Videos(1, 6600.0, 30.0, 3840, 2160, 8e9, 0.0, 2.0, drawn=False, known="test")
+    assert pieces(film, {"fps": 2.0}) == 110
+    assert extract(film, {"fps": 2.0}, read_rates())[1].width == 110
+    assert pieces(film, {"piece_s": 600.0}) == 11
+    assert pieces(film, {"piece_s": None}) == pieces(film, {"mode": "keyframes"}) == pieces(videos(), {}) == 1
+    assert {name: ExtractParams.model_fields[name].default for name in SPLIT} == SPLIT
