@@ -42,7 +42,7 @@ DRAWS: dict[str, Any] = {
 
 def corpus(n: int, video_s: float, source_fps: float, fps: float, cuts_per_s: float = 0.0) -> Frames:
     told = Videos(n, video_s, source_fps, 64, 48, 1e6, cuts_per_s, 2.0, drawn=False, known="test")
-    return extract(told, {"fps": fps}, RATES)[0]
+    return extract(told, {"fps": fps, "cuts": {}}, RATES)[0]
 
 
 def table_of(frames: Frames, cut: np.ndarray | None = None) -> FrameTable:
