@@ -41,7 +41,11 @@ def write(clip: Clip, folder: Path) -> Facts:
 def _write_scene(clip: Clip, folder: Path) -> Facts:
     """`stills_per_clip` stills, evenly over the first third for train and over the last third for val."""
     count, third = clip.params.stills_per_clip, clip.params.n_frames / 3
-    wanted = {int(start + (k + 0.5) * third / count): side for side, start in (("train", 0.0), ("val", 2 * third)) for k in range(count)}
+    wanted = {
+        int(start + (k + 0.5) * third / count): side
+        for side, start in (("train", 0.0), ("val", 2 * third))
+        for k in range(count)
+    }
     for number, frame in clip.frames(sorted(wanted), truth=False):
         file = folder / wanted[number] / clip.name / f"{clip.name}_{number:05d}.jpg"
         write_image(file, frame.image, clip.params.jpeg_quality)
