@@ -40,10 +40,10 @@ def write_page(page: Path, pictures: Path, recipes: Sequence[str], seeds: Sequen
         "# Does every method learn?",
         "",
         "Every method, from its start to the end of one small budget, judged before and after; mean over seeds",
-        f"{', '.join(map(str, seeds))}, gain with the standard deviation of the gain over the seeds. **Bold**: the",
-        "gain is above twice that deviation. A method *learns* when its gains in k-NN and a dense task are. It checks",
-        "that each method learns and none collapses; it compares no methods: the budget is less than a minute of one",
-        "core. The tables are written by the command and not by hand:",
+        f"{', '.join(map(str, seeds))}, and the gain with its standard deviation over the seeds. **Bold**: the gain is",
+        "above twice that deviation. A method *learns* when its gains in k-NN and in a dense task are. This page shows",
+        "that methods learn and do not collapse; it compares none: the budget is less than a minute of one core. The",
+        "tables are written by the command and not by hand:",
         "",
         "    python -m bench.learning && python -m bench.learning --write docs/results.md docs/images",
         "",
@@ -116,7 +116,7 @@ def curves(folder: Path, method: str, seed: int) -> list[dict[str, str]]:
 
 def draw(file: Path, method: str, recipes: Sequence[str], seeds: Sequence[int]) -> None:
     """Loss, teacher entropy and RankMe over steps: a colour a corpus, a line a seed."""
-    figure, panels = plt.subplots(1, len(CURVES), figsize=(11, 2.3), dpi=75, layout="constrained")
+    figure, panels = plt.subplots(1, len(CURVES), figsize=(11, 2.3), dpi=65, layout="constrained")
     for recipe, colour in zip(recipes, COLOURS, strict=False):
         if method not in finished(place(recipe), seeds):
             continue
