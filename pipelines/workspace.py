@@ -97,7 +97,12 @@ def recipe_params(recipe: Path) -> dict[str, Any]:
 
 
 def catalogue_entries(names: list[str]) -> dict[str, Any]:
-    """The sections that recipes/catalogue.yaml has for these datasets."""
+    """The sections that recipes/catalogue.yaml has for these datasets.
+
+    The snapshot of a workspace holds no catalogue: what it runs is whole in its params.yaml.
+    """
+    if not CATALOGUE.is_file():
+        return {}
     catalogue = read_yaml(CATALOGUE)
     sections = {stage: catalogue[stage] for stage in ("download", "extract_frames", "index")}
     return {
