@@ -169,6 +169,7 @@ def params_of(method: str, args: argparse.Namespace) -> Any:
     trainer |= {"max_steps": None, "budget": None, "accumulate": 1, "processes": 1, "warmup_epochs": 0}
     values: dict[str, Any] = {} if method == "timet" else {"drop_path": 0.0}
     values |= {"out_dim": args.out_dim} if args.out_dim else {}
+    values |= {"koleo_group": min(section["args"]["koleo_group"], args.batch)} if method == "tcore" else {}
     section = deep_merge(section, {"trainer": trainer, "args": values, "encoder": {"start_from": None}})
     return parse(params_model(method, section), section, str(file))
 

@@ -1,16 +1,19 @@
 """One training step as the released codes take it: the yardstick for the speed of ours.
 
-Eager attention that forms its matrix, gradients clipped parameter by parameter, AdamW as it comes, a teacher that
-follows parameter by parameter. A method's flow adds what its own code does between images and loss.
+Eager attention that forms its matrix and scales it (DINO, iBOT, DoRA and TimeT have one ViT), gradients clipped
+parameter by parameter, AdamW as it comes, a teacher that follows parameter by parameter. A method's flow adds what its
+own code does between images and loss.
 """
 
 from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
+from functools import partial
 from typing import Any
 
 import torch
+from timm.layers import Attention
 from torch import Tensor, nn
 
 from components.pretrain.method import Method, Now
@@ -27,15 +30,17 @@ class NaiveFlow(ABC):
         clip_norm: of each tensor's gradient; None clips nothing.
     """
 
+    scales_queries = False  # as DINOv2's ViT does, before the product
+
     def __init__(self, method: Method, lr: float, weight_decay: float, clip_norm: float | None) -> None:
         self.source: Any = copy.deepcopy(method)
         self.args: Any = method.args
         self.student: nn.ModuleDict = self.source.student
         self.teacher: nn.ModuleDict = self.source.teacher
         self.clip_norm = clip_norm
-        blocks: list[Any] = [module for module in self.source.modules() if hasattr(module, "fused_attn")]
-        for block in blocks:
-            block.fused_attn = False
+        layers: list[Any] = [module for module in self.source.modules() if isinstance(module, Attention)]
+        for layer in layers:
+            layer.forward = partial(self.attention, layer)
         trained = [p for p in self.student.parameters() if p.requires_grad]
         self.optimiser = torch.optim.AdamW(
             [
@@ -44,6 +49,16 @@ class NaiveFlow(ABC):
             ],
             lr=lr,
         )
+
+    @classmethod
+    def attention(cls, layer: Any, x: Tensor, **_: Any) -> Tensor:
+        """Self-attention (B, L, D) of the released vision_transformer.py, without dropout, which is 0."""
+        q, k, v = layer.qkv(x).unflatten(-1, (3, layer.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        scaled = (
+            (q * layer.scale) @ k.transpose(-2, -1) if cls.scales_queries else (q @ k.transpose(-2, -1)) * layer.scale
+        )
+        attention = scaled.softmax(dim=-1)
+        return layer.proj((attention @ v).transpose(1, 2).flatten(2))
 
     @abstractmethod
     def loss(self, batch: dict[str, Tensor], now: Now) -> Tensor:

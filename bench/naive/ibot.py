@@ -14,7 +14,10 @@ from components.pretrain.method import Method, Now
 
 
 class Naive(NaiveFlow):
-    """Dense logits at every patch, hidden or not, of student and teacher; each pair of views a pass over its logits."""
+    """Dense logits at every patch, hidden or not, of student and teacher; each pair of views a pass over its logits.
+
+    The head takes all tokens of small views, too, and gives back the class token's logits.
+    """
 
     def __init__(self, method: Method, lr: float, weight_decay: float, clip_norm: float | None) -> None:
         super().__init__(method, lr, weight_decay, clip_norm)
@@ -35,7 +38,7 @@ class Naive(NaiveFlow):
         if "local" in batch:
             local = batch["local"][:, :, 0].transpose(0, 1).flatten(0, 1)
             own: Any = student["backbone"]
-            cls = torch.cat([cls, student["head"](own.forward_features(local)[:, 0])])
+            cls = torch.cat([cls, student["head"](own.forward_features(local))[:, 0]])
         tau = teacher_temperature(
             now.epoch, args.warmup_teacher_temp, args.teacher_temp, args.warmup_teacher_temp_epochs
         )

@@ -23,6 +23,8 @@ class Naive(NaiveFlow):
     logits.
     """
 
+    scales_queries = True
+
     def __init__(self, method: Method, lr: float, weight_decay: float, clip_norm: float | None) -> None:
         super().__init__(method, lr, weight_decay, clip_norm)
         source: Any = method

@@ -42,12 +42,14 @@ def test_as_in_the_whole_pass(more: dict[str, Any]) -> None:
     mask[0, 1] = False
     token = torch.randn(1, 24, dtype=torch.float64)
 
-    def whole() -> list[torch.Tensor]:
-        cls, patches = masked_tokens(model, images, mask, token)
+    def whole(hide: bool) -> list[torch.Tensor]:
+        cls, patches = masked_tokens(model, images, mask, token) if hide else tokens(model, images)
         return [cls, patches[mask.flatten(-2)]]
 
     same_passes(model, lambda: [tokens(model, images)[0]], lambda: [class_tokens(model, images)])
-    same_passes(model, whole, lambda: list(hidden_tokens(model, images, mask, token)))
+    for hide in (True, False):
+        own = token if hide else None
+        same_passes(model, lambda: whole(hide), lambda: list(hidden_tokens(model, images, mask, own)))  # noqa: B023
 
 
 def same_passes(model: Any, *ways: Callable[[], list[torch.Tensor]]) -> None:

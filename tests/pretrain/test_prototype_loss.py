@@ -31,12 +31,22 @@ def chunks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> I
 
 
 def problem(teachers: int, students: int, things: int) -> tuple[Targets, Scores]:
-    targets = Targets(Scores(draw(teachers, things, D), draw(K, D, seed=1)), draw(K, seed=2, unit=False), TAU)
-    return targets, Scores(draw(students, things, D, seed=3).requires_grad_(), draw(K, D, seed=4).requires_grad_())
+    targets = Targets(scores(teachers, things, seed=1), draw(K, seed=2, unit=False), TAU)
+    return targets, Scores(*(x.requires_grad_() for x in scores(students, things, seed=4)))
+
+
+def scores(*lead: int, seed: int) -> Scores:
+    """Directions of lengths 0.1 to 4, gains around 1."""
+    directions = draw(K, D, seed=seed + 1) * torch.linspace(0.1, 4, K, dtype=torch.float64)[:, None]
+    return Scores(draw(*lead, D, seed=seed), directions, 1 + 0.3 * draw(K, 1, seed=seed + 2, unit=False))
+
+
+def prototypes(scores: Scores) -> Tensor:
+    return scores.gains * torch.nn.functional.normalize(scores.directions, dim=-1)
 
 
 def logits(scores: Scores) -> Tensor:
-    return scores.vectors @ scores.prototypes.T
+    return scores.vectors @ prototypes(scores).T
 
 
 @pytest.mark.parametrize(("teachers", "students"), [(2, 5), (1, 3), (2, 2), (1, 1)])
@@ -63,7 +73,7 @@ def test_gradcheck(chunks: None) -> None:
     targets, student = problem(2, 3, 2)
     weights = draw(2, 3, 2, seed=5, unit=False)
     assert torch.autograd.gradcheck(
-        lambda v, w: fused.cross_entropies(targets, Scores(v, w), TAU_S, weights)[0], tuple(student)
+        lambda *s: fused.cross_entropies(targets, Scores(*s), TAU_S, weights)[0], tuple(student)
     )
 
 
@@ -91,10 +101,10 @@ def test_row_loss_equals_the_dense_block(chunks: None) -> None:
 
 
 def test_a_centre_takes_the_sum_without_the_rows() -> None:
-    scores = Scores(draw(2, 5, D), draw(K, D, seed=1))
+    told = scores(2, 5, seed=1)
     a, b = Centre(K, 0.9).double(), Centre(K, 0.9).double()
-    a.add(logits(scores))
-    b.add_sum(*scores.sum())
+    a.add(logits(told))
+    b.add_sum(*told.sum())
     a.update()
     b.update()
     torch.testing.assert_close(a.value, b.value, rtol=1e-9, atol=1e-12)
@@ -107,8 +117,8 @@ def test_softmaxes_are_full_precision_under_autocast(chunks: None) -> None:
     student = Scores(*(x.detach().float().requires_grad_() for x in student))
     with torch.autocast("cpu", torch.bfloat16):
         ours = fused.view_pair_loss(targets, student, TAU_S)
-        own = torch.nn.functional.linear(student.vectors, student.prototypes)
-        told = torch.nn.functional.linear(targets.scores.vectors, targets.scores.prototypes)
+        own = torch.nn.functional.linear(student.vectors, prototypes(student))
+        told = torch.nn.functional.linear(targets.scores.vectors, prototypes(targets.scores))
         assert own.dtype == torch.bfloat16
         theirs = dense.view_pair_loss(dense.teacher_probabilities(told, targets.centre, 0.04), own, TAU_S)
     assert ours.dtype == torch.float32
@@ -119,11 +129,28 @@ def test_softmaxes_are_full_precision_under_autocast(chunks: None) -> None:
 
 
 def test_extreme_logits_stay_finite() -> None:
-    prototypes = draw(K, D, seed=1) * 1e4
-    targets = Targets(Scores(draw(2, 3, D), prototypes), torch.zeros(K, dtype=torch.float64), 1e-3)
-    student = Scores(draw(4, 3, D, seed=3).requires_grad_(), prototypes.clone().requires_grad_())
+    told = scores(2, 3, seed=1)
+    targets = Targets(told._replace(gains=told.gains * 1e4), torch.zeros(K, dtype=torch.float64), 1e-3)
+    student = Scores(draw(4, 3, D, seed=3), told.directions.clone(), told.gains * 1e4)
+    student = Scores(*(x.requires_grad_() for x in student))
     loss = fused.view_pair_loss(targets, student, 1e-3)
     assert all(torch.isfinite(x).all() for x in (loss, *torch.autograd.grad(loss, tuple(student))))
+
+
+def test_disagreement_equals_the_logits_squared_difference(chunks: None) -> None:
+    one, told = scores(3, seed=1), scores(3, seed=4)
+    inputs = tuple(x.requires_grad_() for x in (one.vectors, told.vectors, one.directions, one.gains))
+    ours = fused.disagreement(*inputs[:2], Scores(inputs[1], *inputs[2:]))
+    theirs = ((inputs[0] - inputs[1]) @ prototypes(one).T).square().mean(dim=1).sum()
+    torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-12)
+    for a, b in zip(*(torch.autograd.grad(2 * total, inputs) for total in (ours, theirs)), strict=True):
+        assert b.abs().max() > 0
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
+    halved = [x.detach().bfloat16() for x in inputs]
+    with torch.autocast("cpu", torch.bfloat16):
+        assert fused.disagreement(*halved[:2], Scores(halved[1], *halved[2:])).dtype == torch.float32
+    empty = one.vectors[:0]
+    assert fused.disagreement(empty, empty, one) == 0
 
 
 MEMORY = """

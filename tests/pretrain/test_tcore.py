@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from components.common.errors import StageError
 from components.common.vit import build_vit, exported_args, uniform_drop_path
 from components.pretrain.blocks.masked_vit import masked_tokens
-from components.pretrain.methods.tcore import TCoRe, apart, masked_first, patch_weights
+from components.pretrain.methods.tcore import TCoRe, masked_first, patch_weights
 from components.pretrain.plan import Sandwich, StratifiedMasks
 
 REGISTERS = {"reg_tokens": 4, "no_embed_class": True, "init_values": 0.1}
@@ -210,24 +210,6 @@ def test_weights_of_patches() -> None:
     whole = torch.rand(2, 50, 196, generator=torch.Generator().manual_seed(0)) < 0.3
     whole[:, ::2] = False
     assert patch_weights(whole).sum().item() == pytest.approx(0.5)  # half of the crops; B in the release's units
-
-
-def test_logits_apart_without_logits() -> None:
-    past, future, w = (
-        torch.randn(n, 4, generator=torch.Generator().manual_seed(n), dtype=torch.float64).requires_grad_()
-        for n in (3, 3, 9)
-    )
-    future = future + 1
-    expected = torch.stack([mean((a @ row - b @ row) ** 2 for row in w) for a, b in zip(past, future, strict=True)])
-    found = apart(past, future, w)
-    torch.testing.assert_close(found, expected)
-    theirs = torch.autograd.grad(expected.sum(), [past, w], retain_graph=True)
-    for a, b in zip(torch.autograd.grad(found.sum(), [past, w]), theirs, strict=True):
-        torch.testing.assert_close(a, b)
-    halved = [x.detach().float() for x in (past, future, w)]
-    with torch.autocast("cpu", torch.bfloat16):
-        assert apart(*halved).dtype == torch.float32
-        torch.testing.assert_close(apart(*halved).double(), expected.detach(), rtol=1e-5, atol=1e-6)
 
 
 def test_learning_rates_of_the_table() -> None:

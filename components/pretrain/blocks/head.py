@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from components.common.vit import start
-
-EPS = 1e-12  # of the length that a row is divided by
 
 
 class Prototypes(nn.Module):
@@ -28,28 +23,10 @@ class Prototypes(nn.Module):
 
     def rows(self) -> Tensor:
         """The prototypes (out_dim, in_dim)."""
-        return _WeightNorm.apply(self.direction, self.gain)  # type: ignore[no-untyped-call, no-any-return]
+        return torch._weight_norm(self.direction, self.gain)  # the kernel of nn.utils.weight_norm: two passes
 
     def forward(self, x: Tensor) -> Tensor:
         return F.linear(x, self.rows())
-
-
-class _WeightNorm(torch.autograd.Function):
-    """gain * v / |v| in two passes over v forward and three backward, where 65,536 x 256 numbers make each one felt."""
-
-    @staticmethod
-    def forward(ctx: Any, v: Tensor, gain: Tensor) -> Tensor:
-        length = v.norm(dim=-1, keepdim=True).clamp_min(EPS)
-        ctx.save_for_backward(v, gain, length)
-        return v * (gain / length)
-
-    @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
-        v, gain, length = ctx.saved_tensors
-        along = torch.linalg.vecdot(grad, v)[:, None] / length
-        scale = gain / length
-        return torch.addcmul(grad * scale, v, scale * along / length, value=-1), along
 
 
 class ProjectionHead(nn.Module):

@@ -25,15 +25,16 @@ def class_tokens(backbone: Any, images: Tensor) -> Tensor:
     return backbone.norm(first_token(backbone.blocks[-1], x))[:, 0].unflatten(0, images.shape[:-3])
 
 
-def hidden_tokens(backbone: Any, images: Tensor, mask: Tensor, mask_token: Tensor) -> tuple[Tensor, Tensor]:
+def hidden_tokens(backbone: Any, images: Tensor, mask: Tensor, mask_token: Tensor | None) -> tuple[Tensor, Tensor]:
     """Class tokens (..., D) and the M hidden patches' tokens (M, D) of images (..., 3, H, W), after the final norm.
 
     Args:
         mask: bool (..., rows, columns), True where a patch is hidden; the patches come in its order.
-        mask_token: (1, D).
+        mask_token: (1, D); None: this network sees them, as a teacher does.
     """
     lead, hidden = images.shape[:-3], mask.flatten(0, -3).flatten(1)  # (N, P)
-    x = _before_last(backbone, masked_embeddings(backbone, images.flatten(0, -4), hidden, mask_token))
+    seen = (None, None) if mask_token is None else (hidden, mask_token)
+    x = _before_last(backbone, masked_embeddings(backbone, images.flatten(0, -4), *seen))
     read = F.pad(hidden, (backbone.num_prefix_tokens, 0))
     read[:, 0] = True
     rows = backbone.norm(some_tokens(backbone.blocks[-1], x, read))  # sample by sample, its class token first

@@ -35,11 +35,10 @@ from components.pretrain import parallel
 from components.pretrain.blocks.centre import Centre
 from components.pretrain.blocks.crops import CropArgs, Share, check_sizes
 from components.pretrain.blocks.koleo import koleo
-from components.pretrain.blocks.last_block import class_tokens
+from components.pretrain.blocks.last_block import class_tokens, hidden_tokens
 from components.pretrain.blocks.masked_vit import MaskToken, masked_tokens
-from components.pretrain.blocks.numerics import full, no_autocast
 from components.pretrain.blocks.patch_matching import PatchMatching, draw_matches
-from components.pretrain.blocks.prototype_loss import Scores, Targets, cross_entropies, view_pair_loss
+from components.pretrain.blocks.prototype_loss import Scores, Targets, cross_entropies, disagreement, view_pair_loss
 from components.pretrain.blocks.self_distillation import (
     DistillationArgs,
     check_warmup,
@@ -142,27 +141,27 @@ class TCoRe(Method):
         hidden = mask.flatten(2)  # (2, B, P)
 
         with torch.no_grad():
-            target, target_patches = tokens(self.teacher["backbone"], current)
+            target, target_patches = hidden_tokens(self.teacher["backbone"], current, mask, None)
             targets = self._targets(target, self.centre, now)  # (2, B) rows over K prototypes
-            patch_targets = self._targets(target_patches[hidden][None], self.patch_centre, now)  # (1, M)
+            patch_targets = self._targets(target_patches[None], self.patch_centre, now)  # (1, M)
 
         cls, patches = self._masked(current, mask)
         local = [class_tokens(self.student["backbone"], view_first(batch["local"]))] if "local" in batch else []
         filled = self._filled_in(patches, batch["around"].transpose(0, 1), hidden)  # (2, M, D), by past and future
 
         head: Any = self.student["head"]
-        prototypes = head.last_layer.rows()
-        classes, rows = Scores(head.bottleneck(torch.cat([cls, *local])), prototypes), head.bottleneck(filled)
-        dino = view_pair_loss(targets, classes, args.student_temp)
+        rows = head.bottleneck(filled)
+        dino = view_pair_loss(targets, Scores.of(head, torch.cat([cls, *local])), args.student_temp)
         spread = koleo(cls, args.koleo_group if self.training else cls.shape[1]).sum()
         weights = patch_weights(hidden)  # (M,)
         by_frame = torch.tensor([args.w_past, args.w_future], dtype=weights.dtype, device=weights.device)
+        patches_said = Scores(rows, head.last_layer.direction, head.last_layer.gain)
         patch_loss, entropies = cross_entropies(
-            patch_targets, Scores(rows, prototypes), args.student_temp, by_frame[:, None] * weights
+            patch_targets, patches_said, args.student_temp, by_frame[:, None] * weights
         )
         counted = batch["n_masked"][0] if "n_masked" in batch else hidden.sum()
-        disagreement = apart(rows[0], rows[1], prototypes).sum()
-        agree = disagreement / counted.clamp(min=1).to(disagreement)
+        apart = disagreement(rows[0], rows[1], patches_said)
+        agree = apart / counted.clamp(min=1).to(apart)
 
         loss = dino + args.w_koleo * spread + patch_loss + args.w_agree * agree
         past, future = (entropies[0] * weights).sum(dim=-1)
@@ -273,13 +272,3 @@ def patch_weights(hidden: Tensor) -> Tensor:
     """
     counts = hidden.sum(dim=-1, keepdim=True, dtype=torch.float64).clamp_min(1)
     return (1 / (counts * hidden[..., 0].numel())).expand(hidden.shape)[hidden]
-
-
-def apart(past: Tensor, future: Tensor, prototypes: Tensor) -> Tensor:
-    """Mean over K prototypes W of the squared difference of two logits: (M, d), (M, d), (K, d) -> (M,).
-
-    |W (a - b)|^2 / K needs of the prototypes only W'W, d x d numbers, and no logits.
-    """
-    with no_autocast(past):
-        difference, w = full(past) - full(future), full(prototypes)
-        return (difference @ (w.T @ w / len(w)) * difference).sum(dim=-1)
