@@ -37,7 +37,7 @@ from components.evaluate.detection_train import number_of
 from components.evaluate.layouts.coco import read_coco
 from components.evaluate.task import Job
 from components.evaluate.tasks import coco as task
-from components.evaluate.tasks.coco import PUBLISHED, Args
+from components.evaluate.tasks.coco import Args
 from tests.evaluate import small
 from tests.evaluate.coco_small import coco, write
 from tests.evaluate.small import evaluate, real_data
@@ -218,7 +218,7 @@ def test_protocols() -> None:
     assert (published.heads, published.batch_size, published.epochs, published.short_px[-1]) == ("cascade", 32, 12, 800)
     mini = Args.model_validate({"protocol": "mini", "epochs": 5})
     assert (mini.heads, mini.epochs, mini.test_short_px) == ("single", 5, 400)
-    assert set(PUBLISHED["1x"]) == set(PUBLISHED["mini"])
+    assert set(Args.published["1x"]) == set(Args.published["mini"])
     with pytest.raises(ValueError, match="one entry per stage"):
         Args.model_validate({"stage_iou": [0.5]})
     with pytest.raises(ValueError, match="four blocks"):

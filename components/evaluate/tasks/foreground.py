@@ -18,12 +18,12 @@ import argparse
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from components.common.errors import StageError
 from components.evaluate import cbfe
@@ -32,7 +32,7 @@ from components.evaluate.cluster_maps import maps_in, square_side
 from components.evaluate.images import read_index, read_rgb, write_index
 from components.evaluate.layouts.voc import VOID, Segmentation, read_voc
 from components.evaluate.score_cli import score_main
-from components.evaluate.sheets import comparison_sheet, overlay
+from components.evaluate.sheets import comparison_sheet, overlay, spread
 from components.evaluate.sizes import fitted
 from components.evaluate.task import Job, Row, TaskParams, TaskResult, task
 
@@ -42,20 +42,20 @@ if TYPE_CHECKING:
     from components.common.encoder import Encoder
     from components.evaluate.features import FeatureBank
 
-PUBLISHED: dict[str, dict[str, Any]] = {
-    "timet": {
-        "train_set": "trainaug", "train_masks": "SegmentationClassAug", "clusters": 300, "niter": 50,
-        "together": False, "spherical": False, "cluster_on": "pixels",
-    },
-    "leopart": {
-        "train_set": "train", "train_masks": "SegmentationClass", "clusters": 200, "niter": 100,
-        "together": True, "spherical": True, "cluster_on": "patches",
-    },
-}  # fmt: skip
-
 
 class Args(TaskParams):
     """`protocol` sets the published constants; a key given beside it changes one of them."""
+
+    published: ClassVar[dict[str, dict[str, Any]]] = {
+        "timet": {
+            "train_set": "trainaug", "train_masks": "SegmentationClassAug", "clusters": 300, "niter": 50,
+            "together": False, "spherical": False, "cluster_on": "pixels",
+        },
+        "leopart": {
+            "train_set": "train", "train_masks": "SegmentationClass", "clusters": 200, "niter": 100,
+            "together": True, "spherical": True, "cluster_on": "patches",
+        },
+    }  # fmt: skip
 
     protocol: Literal["timet", "leopart"] = "timet"
     train_set: str = Field(description="list on which the threshold is tuned")
@@ -79,11 +79,6 @@ class Args(TaskParams):
     void: Literal["foreground", "background"] = Field("foreground", description="what 255 is in the truth")
     tolerance_px: float = Field(16, gt=0, description="contours nearer than this match")
     boundary_of: Literal["foreground", "background"] = Field("foreground", description="whose contour is the true one")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _fill_in_protocol(cls, section: dict[str, Any]) -> dict[str, Any]:
-        return {**PUBLISHED.get(section.get("protocol", "timet"), {}), **section}
 
 
 @dataclass(frozen=True)
@@ -227,7 +222,7 @@ def figures(rows: list[Row]) -> dict[str, float]:
 def draw(file: Path, val: Split, predictions: Path, args: Args) -> None:
     """Pictures spread over the split: image, true foreground, what the attention sees, and the result."""
     rows = []
-    for i in np.unique(np.linspace(0, len(val.data.names) - 1, args.pictures).astype(int)):
+    for i in spread(len(val.data.names), args.pictures):
         image = np.array(read_rgb(val.data.images[i]))
         truth = true_foreground(val.data.masks[i], args.map_px, args.void)
         shown = (truth, val.attention[i], read_index(predictions / f"{val.data.names[i]}.png") > 0)

@@ -17,7 +17,7 @@ from __future__ import annotations
 import argparse
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -30,7 +30,7 @@ from components.evaluate.images import read_index, read_rgb
 from components.evaluate.layouts.voc import Segmentation, read_voc
 from components.evaluate.matching import Match, Matched, label_rows
 from components.evaluate.score_cli import score_main
-from components.evaluate.sheets import comparison_sheet, overlay
+from components.evaluate.sheets import comparison_sheet, overlay, spread
 from components.evaluate.sizes import fitted
 from components.evaluate.stills import class_names, count_classes
 from components.evaluate.task import Job, Row, TaskParams, TaskResult, task
@@ -39,20 +39,20 @@ if TYPE_CHECKING:
     from components.common.encoder import Encoder
     from components.evaluate.clustering import Points
 
-PUBLISHED: dict[str, dict[str, Any]] = {
-    "leopart": {
-        "input_px": 448, "map_px": 100, "cluster_on": "patches", "clusters": [21, 300, 500], "niter": 100,
-        "kmeans_seeds": [0, 1, 2, 3, 4], "average": "all",
-    },
-    "timet": {
-        "input_px": 224, "map_px": 112, "cluster_on": "pixels", "clusters": [21], "niter": 50,
-        "kmeans_seeds": [1], "average": "present",
-    },
-}  # fmt: skip
-
 
 class Args(TaskParams):
     """`protocol` sets the published constants; a key given beside it changes one of them."""
+
+    published: ClassVar[dict[str, dict[str, Any]]] = {
+        "leopart": {
+            "input_px": 448, "map_px": 100, "cluster_on": "patches", "clusters": [21, 300, 500], "niter": 100,
+            "kmeans_seeds": [0, 1, 2, 3, 4], "average": "all",
+        },
+        "timet": {
+            "input_px": 224, "map_px": 112, "cluster_on": "pixels", "clusters": [21], "niter": 50,
+            "kmeans_seeds": [1], "average": "present",
+        },
+    }  # fmt: skip
 
     protocol: Literal["leopart", "timet"] = "leopart"
     val_set: str = Field("val", description="list under ImageSets/Segmentation")
@@ -69,11 +69,6 @@ class Args(TaskParams):
     points_per_centroid: int = Field(256, gt=0, description="training points of k-means, faiss's own default")
     kmeans_seeds: list[int] = Field(min_length=1, description="figures are means over them")
     average: Literal["present", "all"] = Field(description="classes in the mean: those that occur, or every one")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _fill_in_protocol(cls, section: dict[str, Any]) -> dict[str, Any]:
-        return {**PUBLISHED.get(section.get("protocol", "leopart"), {}), **section}
 
     @model_validator(mode="after")
     def _primary_is_there(self) -> Args:
@@ -177,7 +172,7 @@ def class_rows(found: dict[int, list[Matched]], names: list[str]) -> list[Row]:
 def draw(file: Path, val: Segmentation, folder: Path, found: dict[int, list[Matched]], args: Args) -> None:
     """Pictures spread over the split: image, truth, and the matched clusters of each number, first seed."""
     rows = []
-    for i in np.unique(np.linspace(0, len(val.names) - 1, args.pictures).astype(int)):
+    for i in spread(len(val.names), args.pictures):
         image = np.array(read_rgb(val.images[i]))
         row = [image, overlay(image, read_index(val.masks[i]))]
         for k, of_seeds in found.items():
