@@ -203,16 +203,22 @@ def fit(
 
 
 def draw(file: Path, val: Coco, found: list[dict[str, Any]], args: Args) -> None:
-    """Pictures spread over the split: what there is beside what is found, boxes, masks and classes."""
+    """Pictures with objects, spread over the split: what there is beside what is found, boxes, masks and classes.
+
+    Where nothing scores as much as is shown, the best that was found is.
+    """
     rows = []
-    for i in spread(len(val.pictures), args.pictures):
-        picture = val.pictures[i]
-        seen = [r for r in found if r["image_id"] == picture.id and r["score"] >= args.shown_score]
+    shown = [picture for picture in val.pictures if val.objects[picture.id]]
+    for i in spread(len(shown), args.pictures):
+        picture = shown[i]
+        own = sorted((r for r in found if r["image_id"] == picture.id), key=lambda r: -r["score"])
+        seen = [r for r in own if r["score"] >= args.shown_score] or own[:1]
         image = read_picture(picture)
         pair = (draw_instances(image, notes, val.names) for notes in (val.objects[picture.id], seen))
         rows.append((image, *pair))
     if rows:
-        comparison_sheet(("image", "truth", f"found, score from {args.shown_score:g}"), rows, height=240).save(file)
+        headings = ("image", "truth", f"found: score from {args.shown_score:g}, or else the best")
+        comparison_sheet(headings, rows, height=320).save(file)
 
 
 def _score(args: argparse.Namespace) -> dict[str, Any]:
