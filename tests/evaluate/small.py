@@ -169,7 +169,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "voc_clustering": {"input_px": 32, "map_px": 20, "num_classes": 4, "clusters": [4, 12], "primary_k": 4, "niter": 8,
                        "nredo": 2, "kmeans_seeds": [0, 1], "batch_images": 2},
     "foreground": {"train_set": "train", "train_masks": "SegmentationClass", "input_px": 64, "map_px": 20,
-                   "clusters": 12, "niter": 8, "nredo": 2, "batch_images": 2},
+                   "clusters": 12, "niter": 8, "nredo": 2, "batch_images": 2, "num_classes": 4},
     "retrieval": {"train_set": "train", "train_masks": "SegmentationClass", "num_classes": 4, "input_px": 32,
                   "memory": 100, "neighbours": 5, "batch_images": 2},
 }  # fmt: skip

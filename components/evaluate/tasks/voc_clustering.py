@@ -25,7 +25,7 @@ from pydantic import Field, model_validator
 from components.common.errors import StageError
 from components.evaluate.cluster_maps import maps_in, read_clusters, write_folder
 from components.evaluate.clustering import kept_notes
-from components.evaluate.image_clusters import score_maps
+from components.evaluate.image_clusters import score_maps, seed_figures, seed_rows
 from components.evaluate.images import read_index, read_rgb
 from components.evaluate.layouts.voc import Segmentation, read_voc
 from components.evaluate.matching import Match, Matched, label_rows
@@ -33,7 +33,7 @@ from components.evaluate.score_cli import score_main
 from components.evaluate.sheets import comparison_sheet, overlay, spread
 from components.evaluate.sizes import fitted
 from components.evaluate.stills import class_names, count_classes
-from components.evaluate.task import Job, Row, TaskParams, TaskResult, task
+from components.evaluate.task import Job, TaskParams, TaskResult, task
 
 if TYPE_CHECKING:
     from components.common.encoder import Encoder
@@ -95,13 +95,14 @@ def run(encoder: Encoder, benchmark: Path, args: Args, job: Job) -> TaskResult:
     shutil.copytree(job.cache / "clusters", job.details / "clusters")
     if args.pictures:
         draw(job.details / "clusters.png", val, job.details / "clusters", found, args)
+    named = {f"k{k}": of_seeds for k, of_seeds in found.items()}
     return TaskResult(
         protocol=f"{args.protocol} clustering of {args.cluster_on}, input {args.input_px}, maps {args.map_px}, "
         f"mean over classes {args.average}, {len(args.kmeans_seeds)} seeds",
-        metrics=figures(found),
+        metrics=seed_figures(named),
         primary=f"miou_k{args.primary_k}",
         data_variant=f"{args.val_set}: {len(val.names)} pictures, {n_classes} classes",
-        rows=class_rows(found, class_names(n_classes)),
+        rows=seed_rows(named, class_names(n_classes)),
         notes=[*size_notes, *kept_notes(encoder.dim, args.pca_dims)],
     )
 
@@ -129,7 +130,7 @@ def cluster(grids: Points, names: list[str], k: int, seed: int, folder: Path, ar
         return (upsampled(grid, side) if args.cluster_on == "pixels" else grid).reshape(side * side, -1)
 
     how = KMeans(args.niter, args.nredo, args.points_per_centroid)
-    centroids = centroids_of(points, len(grids), side * side, k, how, seed)
+    centroids = centroids_of(points, np.full(len(grids), side * side), k, how, seed)
     maps = (enlarged(nearest(points(i), centroids).reshape(side, side), args.map_px) for i in range(len(grids)))
     folder.parent.mkdir(parents=True, exist_ok=True)
     write_folder(folder, zip(names, maps, strict=True))
@@ -143,30 +144,6 @@ def match_of(k: int, n_classes: int) -> Match:
 def pairs(val: Segmentation, folder: Path) -> list[tuple[Path, Path]]:
     """(label map, cluster map) of every picture."""
     return [(mask, folder / f"{name}.png") for name, mask in zip(val.names, val.masks, strict=True)]
-
-
-def figures(found: dict[int, list[Matched]]) -> dict[str, float]:
-    """Mean mIoU of each number of clusters, and its deviation where there are several seeds."""
-    metrics = {}
-    for k, of_seeds in found.items():
-        values = [seed.miou for seed in of_seeds]
-        metrics[f"miou_k{k}"] = float(np.mean(values))
-        if len(values) > 1:
-            metrics[f"miou_k{k}_std"] = float(np.std(values))
-    return metrics
-
-
-def class_rows(found: dict[int, list[Matched]], names: list[str]) -> list[Row]:
-    """One row a class: its IoU by number of clusters, mean over seeds; the classes are the same in all of them."""
-    first = next(iter(found.values()))[0]
-    return [
-        {
-            "class": names[label],
-            "true_pixels": int(first.true_pixels[i]),
-            **{f"miou_k{k}": float(np.mean([seed.iou[i] for seed in of_seeds])) for k, of_seeds in found.items()},
-        }
-        for i, label in enumerate(first.labels)
-    ]
 
 
 def draw(file: Path, val: Segmentation, folder: Path, found: dict[int, list[Matched]], args: Args) -> None:
