@@ -113,7 +113,7 @@ def summary(folder: Path, seconds: float, mlflow: str = "make ui   (then http://
     lines = [""]
     board = folder / "report" / "leaderboard.txt"
     if board.exists():
-        lines += [board.read_text(encoding="utf-8").strip(), ""]
+        lines += [board.read_text(encoding="utf-8").strip("\n"), ""]
     decision = folder / "promotion" / "decision.json"
     if decision.exists():
         made = json.loads(decision.read_text(encoding="utf-8"))

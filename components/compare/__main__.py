@@ -50,6 +50,12 @@ def run(ctx: Context) -> None:
     for line in report.board.troubles:
         ctx.warn(line)
     print("\n" + as_text(report.board), flush=True)
+    failed = report.failed()
+    for tag in (ctx.tracker.tag, ctx.tracker.pipeline_tag):
+        tag("failed_evaluations", ", ".join(failed) or "none")
+    if failed:  # the last line of the log: this stage succeeds, and so does the pipeline
+        total = len(report.cells)
+        ctx.warn(f"{len(failed)} of {total} evaluations failed (reasons above, and in the page): {', '.join(failed)}")
 
 
 if __name__ == "__main__":

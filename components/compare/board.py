@@ -8,6 +8,8 @@ from typing import Any
 
 from components.common.scores import Cell, Score
 
+MOST_COLUMNS = 7  # evaluations beside each other in a leaderboard; more of them stand below each other
+
 
 @dataclass(frozen=True)
 class Column:
@@ -50,6 +52,11 @@ class Board:
     rows: list[Row]
     baseline: str | None = None
     troubles: list[str] = field(default_factory=list)
+
+    @property
+    def tall(self) -> bool:
+        """Whether evaluations are shown as rows and runs as columns: a page or terminal is wide enough for few."""
+        return len(self.columns) > MOST_COLUMNS
 
     def to_json(self) -> dict[str, Any]:
         """For programs: leaderboard.json."""

@@ -164,5 +164,11 @@ def spread(details: Mapping[str, Mapping[str, float]], most: int) -> list[str]:
     return sorted(kept, key=lambda label: (-_mean(values[label]), label))
 
 
+def told_apart(details: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float]]:
+    """run -> label -> value without the labels on which every run scores 0, unless there are no others."""
+    kept = {label for of_run in details.values() for label, value in of_run.items() if value}
+    return {run: {k: v for k, v in of_run.items() if k in kept or not kept} for run, of_run in details.items()}
+
+
 def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)

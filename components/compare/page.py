@@ -22,6 +22,7 @@ HERE = Path(__file__).resolve().parent
 # The charts' colours on a dark page: the same hues, lighter.
 DARK = ("#5fb2e6", "#f08a4b", "#45c39b", "#e2a3c8", "#f2bd4e", "#8fd0f2", "#b6a1ec", "#d39a86", "#a9b95a", "#ee6a95")
 DARK_GREY = "#9aa1aa"
+NAMED_WINS = 4  # more of the evaluations that the first run wins are counted
 
 
 @dataclass(frozen=True)
@@ -111,14 +112,13 @@ def _sentence(model: Model) -> str:
 def lead(board: Board) -> str:
     """The result in two sentences."""
     placed = [row for row in board.rows if row.mean_rank is not None]
-    text = (
-        f"{len(board.rows)} encoders judged by {len({c.task for c in board.columns})} evaluations of frozen features. "
-    )
+    text = f"{len(board.rows)} encoders judged by {len({c.task for c in board.columns})} evaluations. "
     if not placed:
         return text + "None has a score in every one of them yet."
     top = placed[0]
-    wins = [column.task for column in board.columns if top.entries[column.key].best]
-    best = f", best on {', '.join(dict.fromkeys(wins))}" if wins else ""
+    wins = list(dict.fromkeys(column.task for column in board.columns if top.entries[column.key].best))
+    named = ", ".join(wins) if len(wins) <= NAMED_WINS else f"{len(wins)} of them"
+    best = f", best on {named}" if wins else ""
     return text + f"{top.run} leads with a mean rank of {mean_rank(top)}{best}."
 
 
@@ -131,7 +131,7 @@ def gain(column: Column, entry: Entry) -> str:
 def render(**content: Any) -> str:
     """Fill the template. Everything is escaped but charts, style and script, which are our own."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
-    from markupsafe import Markup
+    from markupsafe import Markup, escape
 
     env = Environment(
         loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -139,6 +139,7 @@ def render(**content: Any) -> str:
     tools: dict[str, Callable[..., Any]] = {
         "slug": slug,
         "number": number,
+        "breakable": lambda name: Markup(str(escape(name)).replace("_", "_<wbr>")),  # noqa: S704 - escaped
         "mean_rank": mean_rank,
         "gain": gain,
         "parameters": lambda column: json.dumps(column.score.facts, indent=2, sort_keys=True),

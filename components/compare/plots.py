@@ -81,6 +81,7 @@ def dot_chart(
     axes.set_ylim(len(labels) - 0.4, -0.6)
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="y", visible=False)
+    axes.locator_params(axis="x", nbins=6)
     axes.set_xlabel(metric)
     return figure
 

@@ -14,7 +14,16 @@ from components.compare import plots
 from components.compare.board import Board, build
 from components.compare.citations import cited
 from components.compare.config import CompareParams
-from components.compare.material import Model, contact_sheet, pictures_in, read_corpus, read_details, read_model, spread
+from components.compare.material import (
+    Model,
+    contact_sheet,
+    pictures_in,
+    read_corpus,
+    read_details,
+    read_model,
+    spread,
+    told_apart,
+)
 from components.compare.page import Album, TaskSection, dark, inlined, lead, metric_table, model_view, render
 from components.compare.tables import as_markdown, as_text
 
@@ -97,6 +106,8 @@ class Report:
         return section
 
     def _chart(self, section: TaskSection, details: Mapping[str, Mapping[str, float]], metric: str, out: Path) -> None:
+        total = len({label for of_run in details.values() for label in of_run})
+        details = told_apart(details)
         labels = spread(details, self.params.chart_rows)
         figure = plots.dot_chart(details, labels, metric, self.hues)
         section.chart, section.charted = (
@@ -104,9 +115,11 @@ class Report:
             list(details),
         )
         plots.to_png(figure, out / "plots" / f"{section.name}.png", f"{section.name}: {metric}", self.params.png_dpi)
-        total = len({label for of_run in details.values() for label in of_run})
-        if len(labels) < total:
+        left = len({label for of_run in details.values() for label in of_run})
+        if len(labels) < left:
             section.cut = f"The {len(labels)} of {total} on which the encoders differ most."
+        elif left < total:
+            section.cut = f"{total - left} more, on which all of them score 0."
 
     def _pictures(self, task: str, album: Album) -> dict[str, list[dict[str, str]]]:
         """Pictures of one name, side by side over the runs."""
@@ -150,9 +163,12 @@ class Report:
         for column in self.board.columns:
             columns.setdefault(column.task, column)
         cells = [(c.task, row.run, row.entries[c.key].value) for c in columns.values() for row in self.board.rows]
-        failed = sum(cell.score is None for cell in self._fresh())
         told = {f"{task}/{run}": value for task, run, value in cells if value is not None}
-        return {**told, "failed_evaluations": float(failed)}
+        return {**told, "failed_evaluations": float(len(self.failed()))}
+
+    def failed(self) -> list[str]:
+        """`<run>-<task>` of every evaluation without a usable score."""
+        return sorted(f"{cell.run}-{cell.task}" for cell in self._fresh() if cell.score is None)
 
 
 FIRST = ("loss", "rankme", "teacher_entropy", "feature_std")

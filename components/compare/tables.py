@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from components.compare.board import Board, Column, Entry, Row
 
 
 def as_text(board: Board) -> str:
-    """For a terminal; the best of a column is marked with `*`, differences are to the baseline."""
-    head = [["", *(column.key for column in board.columns), ""], ["method", *map(_metric, board.columns), "mean rank"]]
-    body = [[row.run, *(_shown(row.entries[c.key]) for c in board.columns), mean_rank(row)] for row in board.rows]
+    """For a terminal; the best in an evaluation is marked with `*`, differences are to the baseline."""
+    if board.tall:
+        head, body = [["evaluation", "", *(row.run for row in board.rows)]], _tall(board, _shown)
+    else:
+        head = [["", *(c.key for c in board.columns), ""], ["method", *map(_metric, board.columns), "mean rank"]]
+        body = [[row.run, *(_shown(row.entries[c.key]) for c in board.columns), mean_rank(row)] for row in board.rows]
     widths = [max(len(line[i]) for line in [*head, *body]) for i in range(len(head[0]))]
     rule = "  ".join("-" * width for width in widths)
     lines = [_aligned(line, widths) for line in head] + [rule] + [_aligned(line, widths) for line in body]
@@ -18,11 +21,20 @@ def as_text(board: Board) -> str:
 
 
 def as_markdown(board: Board) -> str:
-    """For a README or a pull request; the best of a column is bold."""
-    head = ["method", *(f"{column.key} {_metric(column)}" for column in board.columns), "mean rank"]
-    body = [[row.run, *(_bold(row.entries[c.key]) for c in board.columns), mean_rank(row)] for row in board.rows]
+    """For a README or a pull request; the best in an evaluation is bold."""
+    if board.tall:
+        head, body = ["evaluation", "metric", *(row.run for row in board.rows)], _tall(board, _bold)
+    else:
+        head = ["method", *(f"{column.key} {_metric(column)}" for column in board.columns), "mean rank"]
+        body = [[row.run, *(_bold(row.entries[c.key]) for c in board.columns), mean_rank(row)] for row in board.rows]
     lines = ["| " + " | ".join(line) + " |" for line in [head, ["---", *["---:"] * (len(head) - 1)], *body]]
     return "\n".join([*lines, "", *(f"- {note}" for note in footnotes(board))]).rstrip() + "\n"
+
+
+def _tall(board: Board, shown: Callable[[Entry], str]) -> list[list[str]]:
+    """A line an evaluation, and the mean ranks."""
+    lines = [[c.key, _metric(c), *(shown(row.entries[c.key]) for row in board.rows)] for c in board.columns]
+    return [*lines, ["mean rank", "", *map(mean_rank, board.rows)]]
 
 
 def footnotes(board: Board) -> list[str]:

@@ -32,5 +32,5 @@ def cluster_banks(
         features = bank.rows(np.array([own]))[0]
         return reduce(features.reshape(-1, features.shape[-1]))
 
-    centroids = centroids_of(lambda i: patches(i)[cells.ravel()], len(places), cells.size, k, how, seed)
+    centroids = centroids_of(lambda i: patches(i)[cells.ravel()], np.full(len(places), cells.size), k, how, seed)
     return np.stack([nearest(patches(i), centroids).reshape(grid) for i in range(len(places))])

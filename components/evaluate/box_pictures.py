@@ -42,11 +42,11 @@ def draw_boxes(
 
 
 def _caption(out: Array, text: str, corner: tuple[int, int], colour: Colour, thick: int) -> None:
-    scale = max(0.35, min(out.shape[:2]) / 900)
-    (width, height), below = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale, thick)
+    scale = max(0.45, min(out.shape[:2]) / 640)
+    (width, height), below = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale, 1)
     x, y = corner[0], max(corner[1], height + below)
     cv2.rectangle(out, (x, y - height - below), (x + width, y), colour, -1)
-    cv2.putText(out, text, (x, y - below // 2), cv2.FONT_HERSHEY_SIMPLEX, scale, PAPER, thick, cv2.LINE_AA)
+    cv2.putText(out, text, (x, y - below // 2), cv2.FONT_HERSHEY_SIMPLEX, scale, PAPER, 1, cv2.LINE_AA)
 
 
 def tint(image: Array, mask: NDArray[np.bool_], colour: Colour) -> Array:

@@ -125,24 +125,28 @@ def reduction(chunks: Iterable[NDArray[np.float32]], dims: int) -> Reduction:
     return Reduction(shift + mean, axes / deviation[:, None])
 
 
-def spread(n_images: int, per_image: int, wanted: int, seed: int) -> list[Numbers]:
-    """Which points of each picture k-means is trained on: `wanted` of all, drawn without replacement, in order."""
-    total = n_images * per_image
+def draws(counts: Numbers, wanted: int, seed: int) -> list[Numbers]:
+    """Which points of each picture k-means is trained on: `wanted` of all, drawn without replacement, in order.
+
+    Args:
+        counts: (n,) points that each picture has.
+    """
+    edges = np.concatenate([[0], np.cumsum(counts)])
+    total = int(edges[-1])
     rng = np.random.default_rng(seed)
     chosen = np.arange(total) if total <= wanted else np.sort(rng.choice(total, wanted, replace=False))
-    edges = np.searchsorted(chosen, np.arange(n_images + 1) * per_image)
-    return [chosen[edges[i] : edges[i + 1]] - i * per_image for i in range(n_images)]
+    at = np.searchsorted(chosen, edges)
+    return [chosen[at[i] : at[i + 1]] - edges[i] for i in range(len(counts))]
 
 
-def centroids_of(
-    points: Callable[[int], Points], n_images: int, per_image: int, k: int, how: KMeans, seed: int
-) -> Points:
+def centroids_of(points: Callable[[int], Points], counts: Numbers, k: int, how: KMeans, seed: int) -> Points:
     """k-means over the points of many pictures, of which only the drawn ones are kept.
 
     Args:
-        points: picture number -> its (per_image, D) points; asked once for each picture that has drawn ones.
+        points: picture number -> its (N, D) points; asked once for each picture that has drawn ones.
+        counts: (n,) N of each picture.
     """
-    drawn = spread(n_images, per_image, how.train_size(k), seed)
+    drawn = draws(counts, how.train_size(k), seed)
     train = [points(number)[chosen] for number, chosen in enumerate(drawn) if len(chosen)]
     return how.fit(np.concatenate(train), k, seed)
 

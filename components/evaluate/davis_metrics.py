@@ -1,8 +1,8 @@
 """Region similarity J and boundary accuracy F of the DAVIS challenge, exact and fast.
 
 Perazzi et al., "A benchmark dataset and evaluation methodology for video object segmentation" (CVPR 2016), as the
-official DAVIS-2017 evaluation computes them. Every step works on the smallest window that holds the object in both
-masks, outside of which both are empty, and on bits packed into one integer. bench/jf.py measures what that saves.
+official DAVIS-2017 evaluation computes them. Every step works on bits packed into words, in the smallest window that
+holds the object in both masks: outside of it both are empty. bench/jf.py measures what that saves.
 """
 
 from __future__ import annotations
@@ -45,24 +45,22 @@ def frame_scores(truth: Mask, predicted: Mask, n_objects: int) -> tuple[list[flo
 
 def object_scores(truth: NDArray[np.bool_], predicted: NDArray[np.bool_], radius: int) -> tuple[float, float]:
     """J and F of one object in one frame."""
-    window = _window(truth, predicted)
+    packed = [bits.pack(mask) for mask in (truth, predicted)]
+    window = bits.window(packed[0] | packed[1])
     if window is None:
         return 1.0, 1.0  # absent from both: nothing was missed
-    height, width = truth[window].shape
-    stride = width + radius + 1
-    t, p = (bits.pack_repeated(mask[window].view(np.uint8), stride) for mask in (truth, predicted))
-    here = bits.inside(height, width, stride)
-    j = (t & p & here).bit_count() / ((t | p) & here).bit_count()
-    edges = [bits.boundary(mask, stride) & here for mask in (t, p)]
-    return j, boundary_f(*edges, *(bits.near(edge, stride, radius) for edge in edges))
+    t, p = maps = bits.to_words([mask[window] for mask in packed], radius + 1)
+    edges = bits.boundary(maps, truth.shape[1] - 8 * window[1].start)
+    near = bits.near(edges, radius)
+    counts = bits.count(np.concatenate([[t & p, t | p], edges, edges & near[::-1]])).tolist()
+    return counts[0] / counts[1], boundary_f(*counts[2:])
 
 
-def boundary_f(truth: int, predicted: int, near_truth: int, near_predicted: int) -> float:
-    """F of two packed boundaries and their dilations."""
-    if not truth or not predicted:
-        return float(truth == predicted)  # one side has no boundary: precision or recall is 0
-    precision = (predicted & near_truth).bit_count() / predicted.bit_count()
-    recall = (truth & near_predicted).bit_count() / truth.bit_count()
+def boundary_f(n_truth: int, n_predicted: int, truth_met: int, predicted_met: int) -> float:
+    """F from the lengths of two boundaries, and how many pixels of each are near the other."""
+    if not n_truth or not n_predicted:
+        return float(n_truth == n_predicted)  # one side has no boundary: precision or recall is 0
+    precision, recall = predicted_met / n_predicted, truth_met / n_truth
     return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
 
 
@@ -80,13 +78,3 @@ def statistics(values: NDArray[np.float64]) -> Statistics:
     ends = np.round(np.linspace(1, len(values), DECAY_BINS + 1) + 1e-10).astype(np.int64) - 1
     first, last = values[ends[0] : ends[1] + 1], values[ends[-2] : ends[-1] + 1]
     return Statistics(float(values.mean()), float((values > RECALL_ABOVE).mean()), float(first.mean() - last.mean()))
-
-
-def _window(truth: NDArray[np.bool_], predicted: NDArray[np.bool_]) -> tuple[slice, slice] | None:
-    """Box around both masks, one pixel wider for the boundary; None if both are empty."""
-    rows = np.flatnonzero(truth.any(1) | predicted.any(1))
-    if not len(rows):
-        return None
-    wide = slice(max(rows[0] - 1, 0), rows[-1] + 2)
-    columns = np.flatnonzero(truth[wide].any(0) | predicted[wide].any(0))
-    return wide, slice(max(columns[0] - 1, 0), columns[-1] + 2)

@@ -56,10 +56,14 @@ def pair_scores(truth: Mask, predicted: Mask, n_objects: int, n_proposals: int) 
     out = np.empty((2, n_proposals, n_objects))
     out[0] = _jaccards(truth, predicted, n_objects, n_proposals)
     radius = tolerance_px(*truth.shape)
-    sides = [_edges(mask, n, radius) for mask, n in ((truth, n_objects), (predicted, n_proposals))]
-    for i, (edge, around) in enumerate(sides[0]):
-        for p, (found, around_found) in enumerate(sides[1]):
-            out[1, p, i] = boundary_f(edge, found, around, around_found)
+    (edges, near), (found, near_found) = (
+        _edges(m, n, radius) for m, n in ((truth, n_objects), (predicted, n_proposals))
+    )
+    lengths, found_lengths = bits.count(edges), bits.count(found)
+    for i in range(n_objects):
+        met, found_met = bits.count(edges[i] & near_found), bits.count(found & near[i])
+        for p in range(n_proposals):
+            out[1, p, i] = boundary_f(*map(int, (lengths[i], found_lengths[p], met[p], found_met[p])))
     return out
 
 
@@ -70,16 +74,11 @@ def _jaccards(truth: Mask, predicted: Mask, n_objects: int, n_proposals: int) ->
     return np.divide(both, either, out=np.ones(both.shape), where=either > 0).T
 
 
-def _edges(mask: Mask, n: int, radius: int) -> list[tuple[int, int]]:
-    """Packed boundary and its dilation of the ids 1..n; each is dilated once, however many it meets."""
-    height, width = mask.shape
-    stride = width + radius + 1
-    here = bits.inside(height, width, stride)
-    found = []
-    for i in range(1, n + 1):
-        edge = bits.boundary(bits.pack_repeated((mask == i).view(np.uint8), stride), stride) & here
-        found.append((edge, bits.near(edge, stride, radius)))
-    return found
+def _edges(mask: Mask, n: int, radius: int) -> tuple[bits.Words, bits.Words]:
+    """Packed boundaries (n, H, words) of the ids 1..n, and their dilations: each once, however many it meets."""
+    maps = bits.to_words([bits.pack(mask == i) for i in range(1, n + 1)], radius + 1)
+    edges = bits.boundary(maps, mask.shape[1])
+    return edges, bits.near(edges, radius)
 
 
 def _score_sequence(scores: Scores, name: str, truth: Path, predicted: Path, max_proposals: int) -> None:

@@ -6,6 +6,7 @@ side drawn from a list, or a smaller resize, a random crop, and that resize.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -19,6 +20,7 @@ from components.evaluate.images import read_rgb
 from components.evaluate.layouts.coco import CocoPicture, Note
 
 LEAST_SIDE_PX = 1.0  # smaller boxes are no objects to learn from
+NO_COPY_KEYWORD = "__array__ implementation doesn't accept a copy keyword"  # NumPy 2 on every mask of pycocotools
 LEAST_POLYGON = 6  # numbers: three points
 
 
@@ -68,6 +70,7 @@ def decode(segmentation: Any, height: int, width: int) -> NDArray[np.uint8]:
     """The mask (H, W) of polygons or of a run-length code, compressed or not, as pycocotools draws it."""
     from pycocotools import mask
 
+    warnings.filterwarnings("ignore", NO_COPY_KEYWORD, DeprecationWarning, r"pycocotools\.mask")
     if isinstance(segmentation, list):
         polygons = [polygon for polygon in segmentation if len(polygon) >= LEAST_POLYGON]
         code = mask.merge(mask.frPyObjects(polygons, height, width))

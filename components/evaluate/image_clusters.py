@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -38,3 +39,27 @@ def count_maps(pairs: Iterable[tuple[Path, Path]], n_classes: int) -> Counts:
         total = np.pad(total, ((0, 0), (0, k - total.shape[1])))
         total += contingency(labels, clusters, n_classes, k, VOID)
     return total
+
+
+def seed_figures(found: Mapping[str, Sequence[Matched]]) -> dict[str, float]:
+    """Mean mIoU over the seeds of each clustering, by its name, and the deviation where there are several."""
+    metrics = {}
+    for name, of_seeds in found.items():
+        values = [seed.miou for seed in of_seeds]
+        metrics[f"miou_{name}"] = float(np.mean(values))
+        if len(values) > 1:
+            metrics[f"miou_{name}_std"] = float(np.std(values))
+    return metrics
+
+
+def seed_rows(found: Mapping[str, Sequence[Matched]], names: Sequence[str]) -> list[dict[str, Any]]:
+    """One row a class: its IoU in each clustering, mean over seeds; the classes are the same in all of them."""
+    first = next(iter(found.values()))[0]
+    return [
+        {
+            "class": names[label],
+            "true_pixels": int(first.true_pixels[i]),
+            **{f"miou_{name}": float(np.mean([seed.iou[i] for seed in of])) for name, of in found.items()},
+        }
+        for i, label in enumerate(first.labels)
+    ]

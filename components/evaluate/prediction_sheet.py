@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from components.evaluate.images import colours_of, read_index, read_rgb
-from components.evaluate.sheets import GAP, INK, PAPER, comparison_sheet, overlay
+from components.evaluate.sheets import GAP, INK, PAPER, comparison_sheet, overlay, spread
 
 SQUARE, LINE, FONT_PX = 12, 20, 12  # pixels of the legend
 VOID = 255
@@ -34,7 +34,7 @@ def draw(file: Path, split: Split, predictions: Path, n: int, classes: Mapping[i
         classes: name by label, as the files number them; a label without one is not in the legend.
     """
     rows, seen = [], set()
-    for i in np.unique(np.linspace(0, len(split.names) - 1, n).astype(int)) if n else []:
+    for i in spread(len(split.names), n):
         image = np.array(read_rgb(split.images[i]))
         maps = [read_index(split.masks[i]), read_index(predictions / f"{split.names[i]}.png")]
         seen |= {int(label) for labels in maps for label in np.unique(labels)} - {0, VOID}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from components.evaluate.task import TaskParams
 
@@ -38,7 +38,6 @@ class RuleArgs(TaskParams):
         "gif_frames",
         "gif_s",
     }
-    published: ClassVar[dict[str, dict[str, Any]]]
 
     fit: Literal["round"] = Field("round", description="both sides are rounded down to whole patches")
     input_px: int | tuple[int, int] | None = Field(description="short side, or [height, width] forced, or null: as is")
@@ -58,11 +57,9 @@ class RuleArgs(TaskParams):
     gif_frames: int = Field(40, gt=0, description="frames of the animation at most, evenly chosen")
     gif_s: float = Field(0.1, gt=0, description="seconds a frame is shown")
 
-    @model_validator(mode="before")
-    @classmethod
-    def _fill_in_protocol(cls, section: dict[str, Any]) -> dict[str, Any]:
-        name = section.get("protocol", next(iter(cls.published)))
-        return {**cls.published.get(name, {}), **section}
+    def shown(self, n: int) -> range:
+        """Numbers of the frames that an animation of n frames shows."""
+        return range(0, n, -(-n // self.gif_frames))
 
     def rule(self) -> Rule:
         """How labels travel."""

@@ -20,6 +20,11 @@ PAPER, INK, RIGHT, WRONG = (250, 250, 248), (40, 40, 40), (46, 139, 87), (200, 6
 SHARE_OF_COLOUR = 0.55  # of the label's colour where it covers the picture
 
 
+def spread(n: int, shown: int) -> list[int]:
+    """Numbers of at most `shown` of n pictures, the first and the last among them."""
+    return np.unique(np.linspace(0, n - 1, shown).astype(int)).tolist() if n else []
+
+
 def overlay(image: Array, labels: Array) -> Array:
     """The picture with its labels (of any size) in colour; 0 and void (255) stay clear, contours are drawn white."""
     labels = np.asarray(cv2.resize(labels, image.shape[1::-1], interpolation=cv2.INTER_NEAREST))

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from components.common.config import StageParams, nearest
 from components.common.errors import StageError
@@ -30,6 +30,7 @@ class TaskParams(StageParams):
     beside_protocol: ClassVar[frozenset[str]] = frozenset(
         {"seed", "device", "batch_images", "workers", "pictures", "features_gib", "strict", "retry"}
     )
+    published: ClassVar[dict[str, dict[str, Any]]] = {}  # constants by protocol, where a task has several; first: usual
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     pos_quirk: bool = Field(False, description="resize the position table as DINO's code does, for its own weights")
@@ -40,6 +41,13 @@ class TaskParams(StageParams):
     features_gib: float = Field(32.0, ge=0, description="disk for features that tasks share; 0 keeps none")
     strict: bool = Field(False, description="a task that cannot be done fails the stage; else its metrics say why")
     retry: int = Field(0, ge=0, description="raise it to do again what failed by chance, on a cluster say")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in_protocol(cls, section: dict[str, Any]) -> dict[str, Any]:
+        """A key given beside `protocol` changes one of its constants."""
+        name = section.get("protocol", next(iter(cls.published), ""))
+        return {**cls.published.get(name, {}), **section}
 
 
 @dataclass(frozen=True)

@@ -103,7 +103,7 @@ def whole_dataset(
 
     labels = np.unique(np.concatenate([np.unique(labels_of(v, range(len(v.frames)), side)) for v in videos]))
     k = setting.wanted(labels)
-    centroids = centroids_of(points, len(numbers), side**2, k, setting.kmeans, setting.seed)
+    centroids = centroids_of(points, np.full(len(numbers), side**2), k, setting.kmeans, setting.seed)
     start = 0
     for video in videos:
         if not (folder / video.name).is_dir():

@@ -13,13 +13,12 @@ from pydantic import Field
 
 from components.evaluate import segmentation_score as seg
 from components.evaluate.crops import random_box
-from components.evaluate.feature_store import Transform
 from components.evaluate.images import ahead, read_rgb, size_of, write_index
 from components.evaluate.layouts.voc import Segmentation, read_voc
 from components.evaluate.prediction_sheet import draw
 from components.evaluate.seeds import rng_of
 from components.evaluate.sizes import fitted
-from components.evaluate.stills import checked_labels, class_names, count_classes, square, square_labels
+from components.evaluate.stills import checked_labels, class_names, count_classes, square_labels
 from components.evaluate.task import Job, TaskParams, TaskResult
 
 if TYPE_CHECKING:
@@ -71,37 +70,21 @@ def run_probe(
         protocol: name of the published protocol.
         head_px: side of the grid that features are upsampled to before the head; null: the head works on the patches.
     """
-    from components.evaluate import probe
-    from components.evaluate.features import extract, patch_features
+    from components.evaluate.square_features import square_patches
 
     args, notes = fitted(args, "input_px", encoder.patch_size)
     train = read_voc(benchmark, args.train_set, args.train_masks)
     val = read_voc(benchmark, args.val_set, args.val_masks)
     n_classes = count_classes([*train.masks, *val.masks], args.num_classes)
-
-    def bank(name: str, s: Segmentation) -> FeatureBank:
-        how = Transform("square (bilinear)", (args.input_px,), "patches")
-        folder, forward = job.cache / name, patch_features(encoder)
-        return extract(s.images, lambda f: square(f, args.input_px), forward, folder, args, job, how)
-
-    val_bank = bank("val", val)
-    if args.augment:
-        batches = augmented(train, n_classes, patch_features(encoder), args, job)
-    else:
-        batches = plain(bank("train", train), train, n_classes, args, job)
+    val_bank = square_patches(encoder, val.images, args.input_px, "val", args, job)
     head = make_head(encoder.dim, n_classes).to(job.device)
-    how = probe.Schedule(**{name: getattr(args, name) for name in probe.Schedule.__dataclass_fields__})
-    work = probe.Work(job.cache / "head.safetensors", job.device, head_px)
-    with job.progress(args.epochs, "epochs") as progress:
-        for loss in probe.fit(head, len(train.names), batches, how, args.seed, work):
-            progress.update(1, loss=loss)
+    fit_head(head, encoder, train, n_classes, args, job, head_px)
     counts = predict(head, val_bank, val, n_classes, args, job, head_px)
+    names, predicted = class_names(n_classes), job.details / "predictions"
     native = seg.score_pairs(
-        [(mask, job.details / "predictions" / f"{n}.png") for n, mask in zip(val.names, val.masks, strict=True)],
-        n_classes,
+        [(mask, predicted / f"{n}.png") for n, mask in zip(val.names, val.masks, strict=True)], n_classes
     )
-    names = class_names(n_classes)
-    draw(job.details / "segmentation.png", val, job.details / "predictions", args.pictures, dict(enumerate(names)))
+    draw(job.details / "segmentation.png", val, predicted, args.pictures, dict(enumerate(names)))
     return TaskResult(
         protocol=f"{protocol}, input {args.input_px}, labels {args.label_px}",
         metrics={**seg.figures(counts), **{f"{k}_native": v for k, v in seg.figures(native).items()}},
@@ -111,6 +94,32 @@ def run_probe(
         rows=seg.class_rows(counts, names),
         notes=notes,
     )
+
+
+def fit_head(
+    head: nn.Module,
+    encoder: Encoder,
+    train: Segmentation,
+    n_classes: int,
+    args: ProbeParams,
+    job: Job,
+    head_px: int | None,
+) -> None:
+    """Train the head on fresh views, or on features computed once."""
+    from components.evaluate import probe
+    from components.evaluate.features import patch_features
+    from components.evaluate.square_features import square_patches
+
+    if args.augment:
+        batches = augmented(train, n_classes, patch_features(encoder), args, job)
+    else:
+        bank = square_patches(encoder, train.images, args.input_px, "train", args, job)
+        batches = plain(bank, train, n_classes, args, job)
+    how = probe.Schedule(**{name: getattr(args, name) for name in probe.Schedule.__dataclass_fields__})
+    work = probe.Work(job.cache / "head.safetensors", job.device, head_px)
+    with job.progress(args.epochs, "epochs") as progress:
+        for loss in probe.fit(head, len(train.names), batches, how, args.seed, work):
+            progress.update(1, loss=loss)
 
 
 def plain(bank: FeatureBank, train: Segmentation, n_classes: int, args: ProbeParams, job: Job) -> Batches:

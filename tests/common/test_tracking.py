@@ -26,6 +26,7 @@ with tracker.run(sys.argv[1], uid=sys.argv[1], folder=Path("tracking"), tags={"s
     file = Path(sys.argv[1] + ".txt")
     file.write_text("hello")
     tracker.artifact(file, "pictures")
+    tracker.pipeline_tag("failed_evaluations", "dino-vos")
     if sys.argv[2] == "kill":
         os.kill(os.getpid(), 9)
     if sys.argv[2] == "fail":
@@ -89,6 +90,8 @@ def test_a_run_arrives_whole_and_below_its_pipeline(world):
     assert run_.data.params == {"lr": "0.1", "name": "dino"}
     assert run_.data.tags["mlflow.parentRunId"] == found["sample-1"].info.run_id
     assert found["sample-1"].info.status == "FINISHED"
+    assert found["sample-1"].data.tags["failed_evaluations"] == "dino-vos"
+    assert "failed_evaluations" not in run_.data.tags
     history = client.get_metric_history(run_.info.run_id, "loss")
     assert sorted((m.step, m.value) for m in history) == [(s, 1.0 / (s + 1)) for s in range(1200)]
     assert [a.path for a in client.list_artifacts(run_.info.run_id, "pictures")] == ["pictures/pretrain@dino.txt"]

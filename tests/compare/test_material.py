@@ -77,3 +77,9 @@ def test_metrics_files_that_are_no_use_say_why(finished: Finished) -> None:
     assert reasons["nodash", "nodash"] == "not named <run>-<task>.json: nodash.json"
     assert reasons["dora", "knn"] == "holds task 'vos': dora-knn.json"
     assert "finite number" in reasons["dora", "vos"]
+
+
+def test_labels_on_which_all_score_nothing_are_left_out() -> None:
+    details = {"a": {"cat": 0.5, "dog": 0.0, "cow": 0.0}, "b": {"cat": 0.0, "dog": 0.0}}
+    assert material.told_apart(details) == {"a": {"cat": 0.5}, "b": {"cat": 0.0}}
+    assert material.told_apart({"a": {"dog": 0.0}}) == {"a": {"dog": 0.0}}  # a chart of zeros says more than none

@@ -19,7 +19,7 @@ from components.compare.__main__ import STAGE, run
 
 Finished = Any  # tests/compare/conftest.py
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-VOID = {"meta", "link", "img", "br", "input", "hr"}
+VOID = {"meta", "link", "img", "br", "wbr", "input", "hr"}
 
 
 def compare(finished: Finished) -> Path:
@@ -155,6 +155,28 @@ def test_figures_of_two_protocols_stand_in_no_table_together(finished: Finished)
     assert {"data_variant", "benchmark_hash", "params"} <= set(first)
     head = (report / "leaderboard.txt").read_text().splitlines()[0].split()
     assert first["key"] in head and second["key"] in head and first["key"] != second["key"]
+
+
+def test_many_evaluations_stand_below_each_other(finished: Finished, capsys: pytest.CaptureFixture[str]) -> None:
+    """Seven beside each other at most; one protocol a row, and the failures are the last thing that is said."""
+    finished.set_params({"curves": 0})
+    for number in range(8):
+        finished.score("dino", f"task{number}", 0.1 * number, protocol=f"protocol {number}")
+    finished.score("dora", "vos", 0.9, protocol="cropmae propagation")
+    (finished.metrics / "dino-knn.json").write_text('{"error": "out of memory"}')
+    report = compare(finished)
+    (table,) = Tables((report / "index.html").read_text(), "leaderboard").tables
+    assert len(table) == 1 + 12 + 1 and {len(row) for row in table} == {5}  # two settings of vos, two rows
+    assert sorted(table[0][1:]) == ["dino", "dora", "next_frame", "randombaseline"]
+    column = table[0].index("dino")
+    assert [row[column] for row in table if row[0].startswith("task3")] == ["0.300"]
+    assert [row[column] for row in table if row[0].startswith("knn")] == ["failed"]
+    told = capsys.readouterr()
+    lines = [line.split() for line in told.out.splitlines()]
+    assert ["task3", "main", "*0.300"] in [line[:2] + [w for w in line if w.startswith("*")] for line in lines]
+    last = told.err.splitlines()[-1]
+    assert "1 of 20 evaluations failed (reasons above, and in the page): dino-knn" in last
+    assert "| task3 | main |" in (report / "leaderboard.md").read_text()
 
 
 def test_names_cannot_break_out_of_the_page(finished: Finished) -> None:

@@ -169,10 +169,19 @@ SMALL: dict[str, dict[str, Any]] = {
     "voc_clustering": {"input_px": 32, "map_px": 20, "num_classes": 4, "clusters": [4, 12], "primary_k": 4, "niter": 8,
                        "nredo": 2, "kmeans_seeds": [0, 1], "batch_images": 2},
     "foreground": {"train_set": "train", "train_masks": "SegmentationClass", "input_px": 64, "map_px": 20,
-                   "clusters": 12, "niter": 8, "nredo": 2, "batch_images": 2},
+                   "clusters": 12, "niter": 8, "nredo": 2, "batch_images": 2, "num_classes": 4},
     "retrieval": {"train_set": "train", "train_masks": "SegmentationClass", "num_classes": 4, "input_px": 32,
                   "memory": 100, "neighbours": 5, "batch_images": 2},
 }  # fmt: skip
+SMALL["coco"] = {
+    "protocol": "mini", "position_px": [32, 48], "channels": 16, "rpn_samples": 32, "rpn_before_nms": [60, 40],
+    "rpn_after_nms": [40, 20], "roi_samples": 24, "box_convs": 1, "box_fc": 32, "mask_convs": 1,
+    "short_px": [40, 48], "long_px": 80, "crop_short_px": [56], "crop_px": [32, 48], "test_short_px": 44,
+    "test_long_px": 80, "epochs": 2, "drop_epochs": [1], "batch_size": 3, "images_per_pass": 2, "warmup_iterations": 1,
+    "lr": 1e-3, "checkpointing": False, "log_every": 1, "checkpoint_every_s": 0, "batch_images": 2, "pictures": 2,
+    "score_threshold": 0.0, "shown_score": 0.0, "detections": 5,
+}  # fmt: skip
+SMALL["discovery"] = {"batch_images": 2}
 SMALL["voc_fcn"] = {**SMALL["voc_linear"], "channels": 8, "epochs": 3, "workers": 1}
 SMALL["linear"] = {"resize_px": 32, "crop_px": 32, "batch_images": 5, "epochs": 3, "batch_size": 8, "lrs": [0.1, 10.0]}
 SMALL["ade_upernet"] = {

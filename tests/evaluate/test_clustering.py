@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from components.common.errors import StageError
-from components.evaluate.clustering import KMeans, centroids_of, enlarged, nearest, reduction, spread, upsampled
+from components.evaluate.clustering import KMeans, centroids_of, draws, enlarged, nearest, reduction, upsampled
 
 
 def features(n: int = 500, dim: int = 12) -> np.ndarray:
@@ -62,11 +62,11 @@ def test_kmeans_finds_groups_and_repeats_itself() -> None:
 
 
 def test_training_points_are_drawn_without_replacement() -> None:
-    chosen = spread(7, 10, 25, seed=3)
+    chosen = draws(np.full(7, 10), 25, seed=3)
     numbers = [10 * i + int(p) for i, own in enumerate(chosen) for p in own]
     assert len(numbers) == len(set(numbers)) == 25 and numbers == sorted(numbers) and max(numbers) < 70
     assert all(0 <= p < 10 for own in chosen for p in own)
-    assert [own.tolist() for own in spread(2, 3, 100, seed=0)] == [[0, 1, 2], [0, 1, 2]]
+    assert [own.tolist() for own in draws(np.full(2, 3), 100, seed=0)] == [[0, 1, 2], [0, 1, 2]]
 
 
 def test_centroids_of_many_pictures_see_the_drawn_points_only() -> None:
@@ -78,8 +78,8 @@ def test_centroids_of_many_pictures_see_the_drawn_points_only() -> None:
         return x[number]
 
     how = KMeans(5, 1, points_per_centroid=10)
-    found = centroids_of(points, 6, 20, 2, how, seed=4)
-    drawn = np.concatenate([x[i][own] for i, own in enumerate(spread(6, 20, 20, seed=4))])
+    found = centroids_of(points, np.full(6, 20), 2, how, seed=4)
+    drawn = np.concatenate([x[i][own] for i, own in enumerate(draws(np.full(6, 20), 20, seed=4))])
     np.testing.assert_array_equal(found, how.fit(drawn, 2, seed=4))
     assert asked == sorted(set(asked))
 

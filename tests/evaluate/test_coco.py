@@ -37,24 +37,12 @@ from components.evaluate.detection_train import number_of
 from components.evaluate.layouts.coco import read_coco
 from components.evaluate.task import Job
 from components.evaluate.tasks import coco as task
-from components.evaluate.tasks.coco import PUBLISHED, Args
+from components.evaluate.tasks.coco import Args
 from tests.evaluate import small
 from tests.evaluate.coco_small import coco, write
 from tests.evaluate.small import evaluate, real_data
 
-SMALL: dict[str, Any] = {
-    "protocol": "mini", "position_px": [32, 48], "channels": 16, "rpn_samples": 32, "rpn_before_nms": [60, 40],
-    "rpn_after_nms": [40, 20], "roi_samples": 24, "box_convs": 1, "box_fc": 32, "mask_convs": 1,
-    "short_px": [40, 48], "long_px": 80, "crop_short_px": [56], "crop_px": [32, 48], "test_short_px": 44,
-    "test_long_px": 80, "epochs": 2, "drop_epochs": [1], "batch_size": 3, "images_per_pass": 2, "warmup_iterations": 1,
-    "lr": 1e-3, "checkpointing": False, "log_every": 1, "checkpoint_every_s": 0, "batch_images": 2, "pictures": 2,
-    "score_threshold": 0.0, "shown_score": 0.0, "detections": 5,
-}  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def small_task(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(small.SMALL, "coco", SMALL)
+SMALL = small.SMALL["coco"]
 
 
 def test_polygons_and_codes_give_the_same_masks(tmp_path: Path) -> None:
@@ -218,7 +206,7 @@ def test_protocols() -> None:
     assert (published.heads, published.batch_size, published.epochs, published.short_px[-1]) == ("cascade", 32, 12, 800)
     mini = Args.model_validate({"protocol": "mini", "epochs": 5})
     assert (mini.heads, mini.epochs, mini.test_short_px) == ("single", 5, 400)
-    assert set(PUBLISHED["1x"]) == set(PUBLISHED["mini"])
+    assert set(Args.published["1x"]) == set(Args.published["mini"])
     with pytest.raises(ValueError, match="one entry per stage"):
         Args.model_validate({"stage_iou": [0.5]})
     with pytest.raises(ValueError, match="four blocks"):

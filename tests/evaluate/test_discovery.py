@@ -20,8 +20,8 @@ from components.evaluate.layouts.boxes import read_pictures
 from components.evaluate.lost import discover
 from components.evaluate.score_cli import score_main
 from components.evaluate.tasks import discovery
-from tests.evaluate import small
-from tests.evaluate.small import COLOURS, evaluate, textured, write_image, write_list
+from tests.evaluate.small import evaluate, write_image
+from tests.evaluate.small_boxes import OBJECT, XML, voc_boxes
 
 
 def naive_lost(features: np.ndarray, k: int) -> tuple[tuple[int, int], np.ndarray, np.ndarray]:
@@ -100,31 +100,8 @@ def test_an_iou_of_one_half_is_a_hit() -> None:
         corloc.corloc_rows({}, {"a": []}, 0.5)
 
 
-XML = "<annotation><size/>{}</annotation>"
-OBJECT = (
-    "<object><name>cat</name><difficult>{}</difficult><bndbox><xmin>{}</xmin><ymin>{}</ymin><xmax>{}</xmax>"
-    "<ymax>{}</ymax></bndbox></object>"
-)
-
-
-def voc_boxes(root: Path, n: int = 5) -> Path:
-    """A square on a plain ground in each picture, sizes that are no multiple of the patch."""
-    rng = np.random.default_rng(3)
-    for i in range(n):
-        pixels = textured(rng, COLOURS[5], 45, 61)
-        x, y = (int(v) for v in rng.integers(4, 20, 2))
-        pixels[y : y + 24, x : x + 24] = textured(rng, COLOURS[i % 3], 24, 24)
-        write_image(root / "JPEGImages" / f"p{i}.jpg", pixels)
-        file = root / "Annotations" / f"p{i}.xml"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(XML.format(OBJECT.format(i % 2, x + 1, y + 1, x + 24, y + 24) if i != 3 else ""))
-    write_list(root / "ImageSets/Main/trainval.txt", [f"p{i}" for i in range(n)])
-    return root
-
-
 def test_the_task(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     root = voc_boxes(tmp_path / "b")
-    monkeypatch.setitem(small.SMALL, "discovery", {"batch_images": 2})
     assert evaluate(tmp_path, "discovery", model, root) == 0
     document = json.loads((tmp_path / "out.json").read_text())
     assert document["primary"] == "corloc" and "4 pictures, 4 objects" in document["data_variant"]
@@ -148,7 +125,6 @@ def test_the_task(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
 
 def test_resumes_with_the_same_bytes(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = voc_boxes(tmp_path / "b", 7)
-    monkeypatch.setitem(small.SMALL, "discovery", {"batch_images": 2})
     assert evaluate(tmp_path, "discovery", model, root, out="whole") == 0
     real, calls = discovery.look, []
 

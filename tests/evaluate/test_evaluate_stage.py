@@ -19,7 +19,9 @@ from components.evaluate import segmentation_score
 from components.evaluate.class_score import score_predictions
 from components.evaluate.davis_score import score_folders
 from components.evaluate.tasks import vos
+from tests.evaluate.coco_small import coco
 from tests.evaluate.small import davis, evaluate, imagenet, real_data, voc
+from tests.evaluate.small_boxes import voc_boxes
 from tests.evaluate.small_videos import got10k, jhmdb, vip
 
 BENCHMARKS: dict[str, Callable[[Path], Path]] = {
@@ -29,6 +31,8 @@ BENCHMARKS: dict[str, Callable[[Path], Path]] = {
     "pose": jhmdb,
     "parts": vip,
     "tracking": got10k,
+    "coco": coco,
+    "discovery": voc_boxes,
 }
 
 

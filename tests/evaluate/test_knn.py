@@ -16,9 +16,10 @@ from PIL import Image
 
 from components.common.errors import StageError
 from components.evaluate import class_score, knn_metrics, knn_score
+from components.evaluate.centre_crop import centre_crop
 from components.evaluate.knn_metrics import nearest, ranking, top_k, usable, votes
 from components.evaluate.score_cli import score_main
-from components.evaluate.tasks.knn import _arguments, _score, look
+from components.evaluate.tasks.knn import _arguments, _score
 
 Rows = list[list[int]]
 
@@ -100,7 +101,7 @@ def test_look_is_resize_and_centre_crop(tmp_path: Path) -> None:
     Image.fromarray(pixels).save(tmp_path / "a.png")
     published = v2.Compose([v2.Resize(32, interpolation=v2.InterpolationMode.BICUBIC), v2.CenterCrop(28)])
     expected = np.array(published(Image.fromarray(pixels)))
-    assert np.array_equal(look(tmp_path / "a.png", 32, 28), expected)
+    assert np.array_equal(centre_crop(tmp_path / "a.png", 32, 28), expected)
 
 
 def run(out: Path, *argv: object) -> int:

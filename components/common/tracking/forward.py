@@ -255,6 +255,9 @@ class _Sender:
     def _on_pipeline_artifact(self, event: Event) -> None:
         self._upload(self.parent, event)
 
+    def _on_pipeline_tags(self, event: Event) -> None:
+        self._tags(self.parent, event["values"])
+
     def _on_pipeline_metrics(self, event: Event) -> None:
         self._metrics(self.parent, [event])
 

@@ -92,6 +92,10 @@ class Tracker:
         """Log scalars to the pipeline's run."""
         self._append("pipeline_metrics", values={key: float(value) for key, value in values.items()})
 
+    def pipeline_tag(self, key: str, value: str) -> None:
+        """Tag the pipeline's run."""
+        self._append("pipeline_tags", values={key: value})
+
     def model(self, folder: Path, name: str, sha256: str) -> None:
         """Log an encoder folder as a LoggedModel of this run, once it stands in its place."""
         place = self.renamed.get(folder.absolute(), folder)

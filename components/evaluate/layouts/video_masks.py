@@ -1,8 +1,8 @@
 """Videos with masks on their frames, in the trees of four benchmarks. What they share is here; what differs:
 
 - `davis`   JPEGImages/480p/<video>/, Annotations/480p/<video>/, a list ImageSets/<split>.txt; masks hold object ids.
-- `visor`   VISOR as its exporter to DAVIS' layout leaves it, or unpacked as JPEGImages/<participant>/<video>/; lists as
-            DAVIS' (`2022/val`), or none.
+- `visor`   VISOR as it unpacks, rgb_frames/ and polygons in annotations/ (see visor_polygons.py), as its exporter to
+            DAVIS' layout leaves it, or JPEGImages/<participant>/<video>/; lists as DAVIS' (`2022/val`), or none.
 - `mose`    <split>/JPEGImages/<video>/, <split>/Annotations/<video>/, no list; object ids (see mose.py).
 - `ytvos`   the same and <split>/meta.json, which gives each object of a video its category (see ytvos.py).
 
@@ -44,13 +44,17 @@ class MaskedVideo:
     masks: tuple[Path, ...]
     label_of: Mapping[int, int] | None = None
 
+    def mask(self, number: int) -> NDArray[np.uint8]:
+        """Object ids of one mask, (H, W)."""
+        return read_index(self.masks[number])
+
     def labels(self, number: int, side: int) -> NDArray[np.uint8]:
         """Labels of one mask as a (side, side) square by the nearest pixel; void stays 255.
 
         Raises:
             StageError: the mask is unreadable, is not of its frame's size, or holds an object without a class.
         """
-        mask = read_index(self.masks[number])
+        mask = self.mask(number)
         height, width = size_of(self.frames[number])
         if mask.shape != (height, width):
             what = f"sizes disagree in video {self.name}: mask {mask.shape[1]}x{mask.shape[0]}, frame {width}x{height}"
@@ -139,7 +143,7 @@ def read_videos(root: Path, layout: str, split: str, video_list: str | None = No
     Args:
         root: the benchmark's folder.
         layout: davis, visor, mose or ytvos.
-        split: list below ImageSets (davis, visor) or folder below root (mose, ytvos).
+        split: list below ImageSets (davis, visor) or folder below root (mose, ytvos, visor's polygons).
         video_list: file below root that names the videos to take, instead of the split's own list or of all.
     """
     from components.evaluate.layouts import mose, visor, ytvos

@@ -12,10 +12,13 @@ chooses.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from components.evaluate.layouts.ade20k import Scenes, read_ade20k
 from components.evaluate.scene_score import add_arguments, figures, score_command, score_maps
@@ -41,75 +44,108 @@ if TYPE_CHECKING:
     from components.common.encoder import Encoder
     from components.evaluate.scene_task import Scores
 
-PUBLISHED: dict[str, dict[str, Any]] = {
-    "bn": {"batch_norm": True, "taps": "last", "lr": [1e-3], "weight_decay": 1e-4, "iterations": 40_000},
-    "ibot": {"batch_norm": False, "taps": "spread", "lr": [8e-4], "weight_decay": 0.05, "iterations": 160_000},
-}
+    Features = Callable[[Tensor], Tensor]
 
 
 class Args(SceneParams):
     """`protocol` sets the published constants; a key given beside it changes one of them."""
+
+    published: ClassVar[dict[str, dict[str, Any]]] = {
+        "bn": {"batch_norm": True, "taps": "last", "lr": [1e-3], "weight_decay": 1e-4, "iterations": 40_000},
+        "ibot": {"batch_norm": False, "taps": "spread", "lr": [8e-4], "weight_decay": 0.05, "iterations": 160_000},
+    }
 
     protocol: Literal["bn", "ibot"] = "bn"
     batch_norm: bool = Field(description="normalise the concatenated features over the batch")
     lr: list[Annotated[float, Field(gt=0)]] = Field(min_length=1, description="one head each")
     held_out: int = Field(500, gt=0, description="training pictures that choose among several rates")
 
-    @model_validator(mode="before")
-    @classmethod
-    def _fill_in_protocol(cls, section: dict[str, Any]) -> dict[str, Any]:
-        return {**PUBLISHED.get(section.get("protocol", "bn"), {}), **section}
-
 
 @task("ade_linear", Args)
 def run(encoder: Encoder, benchmark: Path, args: Args, job: Job) -> TaskResult:
     """Train the heads on one split, predict the other with the chosen one, score it."""
-    import torch
-
     from components.evaluate.curves import draw_lines
-    from components.evaluate.finetune import train
-    from components.evaluate.resampling import upsample
-    from components.evaluate.taps import backbone_for, tap_blocks, tap_maps
 
     scenes, val = read_ade20k(benchmark, args.train_set), read_ade20k(benchmark, args.val_set)
     learnt, held = split(scenes, args)
     crop_px, notes = input_side(args.crop_px, encoder.patch_size, args.fit)
-    look, how = Look.of(encoder, job), args.run(args.lr[0], job.cache / "training.safetensors")
-    backbone = backbone_for(encoder, crop_px, args.pos_quirk).to(job.device).eval()
-    blocks = tap_blocks(len(backbone.blocks), args.taps)
-    heads = build_heads(len(blocks) * encoder.dim, args).to(job.device)
-
-    def features(images: Tensor) -> Tensor:
-        kind = torch.device(job.device).type
-        with torch.no_grad(), torch.autocast(kind, torch.bfloat16, enabled=args.half and kind != "cpu"):
-            return torch.cat(tap_maps(backbone, images, blocks, args.norm_taps), dim=1).float()
-
-    def loss_of(batch: tuple[Tensor, Tensor]) -> Tensor:
-        maps = features(batch[0])  # heads share no weight: the gradient of the sum is each one's own
-        return torch.stack([pixel_loss(head(maps), batch[1], args.mean_over_void) for head in heads]).sum()
-
-    def scores_of(number: int) -> Scores:
-        return lambda windows: upsample(heads[number](features(windows)), (crop_px, crop_px))
-
-    groups = [
-        {"params": list(head.parameters()), "lr": lr, "scale": 1.0, "weight_decay": args.weight_decay}
-        for head, lr in zip(heads, args.lr, strict=True)
-    ]
-    losses = train(heads, groups, lambda n: batches(learnt, args, crop_px, look, n), loss_of, how, job)
-    sweep: list[Row] = [{"lr": lr, "held_out_miou": None} for lr in args.lr]
-    for number, row in enumerate(sweep if held.names else []):
-        folder = job.cache / f"held_out_{number}"
-        predict(held, folder, scores_of(number), args, crop_px, look, job)
-        row["held_out_miou"] = figures(score_maps(pairs(held, folder), args.num_classes))["miou"]
+    features, width = features_of(encoder, crop_px, args, job)
+    heads = build_heads(width, args).to(job.device)
+    parts = Parts(heads, features, crop_px, Look.of(encoder, job))
+    losses = train_heads(parts, learnt, args, job)
+    sweep = held_out_scores(held, parts, args, job)
     best = max(range(len(sweep)), key=lambda i: sweep[i]["held_out_miou"] or 0.0)
-    predict(val, job.cache / "predictions", scores_of(best), args, crop_px, look, job)
+    predict(val, job.cache / "predictions", parts.scores(best), args, crop_px, parts.look, job)
     name = f"{args.protocol} linear, crops {crop_px}, {args.iterations} iterations of {args.batch_size}"
     found = result(benchmark, learnt, val, job.cache / "predictions", name, args, job)
-    found.tables |= {"training": loss_rows([loss / len(heads) for loss in losses], how.schedule.rate), "sweep": sweep}
+    found.tables |= {"training": loss_rows(losses, args.run(args.lr[0], job.cache).schedule.rate), "sweep": sweep}
     draw_lines(job.details / "training.png", {"loss": columns(found.tables["training"])}, "iteration", "loss", job.name)
     chosen = f"lr {args.lr[best]:g} chosen by mIoU on {len(held.names)} held-out training pictures"
     found.notes += [*notes, *([chosen] if held.names else [])]
     return found
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What predicts: the heads on the frozen features, for windows of a side, and how pictures are read."""
+
+    heads: nn.ModuleList
+    features: Features
+    crop_px: int
+    look: Look
+
+    def scores(self, number: int) -> Scores:
+        """Class scores of one head, at the windows' size."""
+        from components.evaluate.resampling import upsample
+
+        head = self.heads[number]
+        return lambda windows: upsample(head(self.features(windows)), (self.crop_px, self.crop_px))
+
+
+def features_of(encoder: Encoder, crop_px: int, args: Args, job: Job) -> tuple[Features, int]:
+    """Normalised windows -> the taps' concatenated features, and their width."""
+    import torch
+
+    from components.evaluate.taps import backbone_for, tap_blocks, tap_maps
+
+    backbone = backbone_for(encoder, crop_px, args.pos_quirk).to(job.device).eval()
+    blocks, kind = tap_blocks(len(backbone.blocks), args.taps), torch.device(job.device).type
+
+    def features(images: Tensor) -> Tensor:
+        with torch.no_grad(), torch.autocast(kind, torch.bfloat16, enabled=args.half and kind != "cpu"):
+            return torch.cat(tap_maps(backbone, images, blocks, args.norm_taps), dim=1).float()
+
+    return features, len(blocks) * encoder.dim
+
+
+def train_heads(parts: Parts, learnt: Scenes, args: Args, job: Job) -> list[float]:
+    """Train all heads side by side on the same features; the mean loss of a head by iteration."""
+    import torch
+
+    from components.evaluate.finetune import train
+
+    def loss_of(batch: tuple[Tensor, Tensor]) -> Tensor:
+        maps = parts.features(batch[0])  # heads share no weight: the gradient of the sum is each one's own
+        return torch.stack([pixel_loss(head(maps), batch[1], args.mean_over_void) for head in parts.heads]).sum()
+
+    groups = [
+        {"params": list(head.parameters()), "lr": lr, "scale": 1.0, "weight_decay": args.weight_decay}
+        for head, lr in zip(parts.heads, args.lr, strict=True)
+    ]
+    how = args.run(args.lr[0], job.cache / "training.safetensors")
+    views = partial(batches, learnt, args, parts.crop_px, parts.look)
+    losses = train(parts.heads, groups, views, loss_of, how, job)
+    return [loss / len(parts.heads) for loss in losses]
+
+
+def held_out_scores(held: Scenes, parts: Parts, args: Args, job: Job) -> list[Row]:
+    """mIoU of each rate's head on the pictures that choose; none where there is one rate."""
+    sweep: list[Row] = [{"lr": lr, "held_out_miou": None} for lr in args.lr]
+    for number, row in enumerate(sweep if held.names else []):
+        folder = job.cache / f"held_out_{number}"
+        predict(held, folder, parts.scores(number), args, parts.crop_px, parts.look, job)
+        row["held_out_miou"] = figures(score_maps(pairs(held, folder), args.num_classes))["miou"]
+    return sweep
 
 
 def split(scenes: Scenes, args: Args) -> tuple[Scenes, Scenes]:

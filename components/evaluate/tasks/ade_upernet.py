@@ -11,10 +11,12 @@ weights: ViT-S/16 45.4 mIoU, ViT-B/16 50.0.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from components.evaluate.layouts.ade20k import read_ade20k
 from components.evaluate.scene_score import add_arguments, score_command
@@ -24,18 +26,19 @@ from components.evaluate.sizes import input_side
 from components.evaluate.task import Job, TaskResult, task
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor, nn
 
     from components.common.encoder import Encoder
 
-PUBLISHED: dict[str, dict[str, float]] = {
-    "vit_s": {"lr": 3e-5, "layer_decay": 0.9},
-    "vit_b": {"lr": 8e-5, "layer_decay": 0.65},
-}
-
 
 class Args(SceneParams):
     """`protocol` sets the published constants that depend on the encoder's size; a key beside it changes one."""
+
+    published: ClassVar[dict[str, dict[str, Any]]] = {
+        "vit_s": {"lr": 3e-5, "layer_decay": 0.9},
+        "vit_b": {"lr": 8e-5, "layer_decay": 0.65},
+    }
 
     protocol: Literal["vit_s", "vit_b"] = "vit_s"
     lr: float = Field(gt=0)
@@ -47,49 +50,58 @@ class Args(SceneParams):
     aux_weight: float = Field(0.4, ge=0)
     dropout: float = Field(0.1, ge=0, lt=1)
 
-    @model_validator(mode="before")
-    @classmethod
-    def _fill_in_protocol(cls, section: dict[str, Any]) -> dict[str, Any]:
-        return {**PUBLISHED.get(section.get("protocol", "vit_s"), {}), **section}
-
 
 @task("ade_upernet", Args)
 def run(encoder: Encoder, benchmark: Path, args: Args, job: Job) -> TaskResult:
     """Fine-tune on one split, predict the other, score it."""
-    import torch
-
     from components.evaluate.curves import draw_lines
-    from components.evaluate.finetune import layer_groups, train
     from components.evaluate.resampling import upsample
 
     scenes, val = read_ade20k(benchmark, args.train_set), read_ade20k(benchmark, args.val_set)
     crop_px, notes = input_side(args.crop_px, encoder.patch_size, args.fit)
-    look, how = Look.of(encoder, job), args.run(args.lr, job.cache / "training.safetensors")
+    look = Look.of(encoder, job)
     network = build(encoder, args, crop_px).to(job.device)
+    losses = fine_tune(network, len(encoder.model.blocks), partial(batches, scenes, args, crop_px, look), args, job)
 
-    def half() -> torch.autocast:
-        return torch.autocast(torch.device(job.device).type, torch.bfloat16, enabled=args.half and job.device != "cpu")
+    def scores_of(windows: Tensor) -> Tensor:
+        with half(args, job):
+            scores: Tensor = network(windows)[0]
+        return upsample(scores.float(), (crop_px, crop_px))
+
+    predict(val, job.cache / "predictions", scores_of, args, crop_px, look, job)
+    name = f"{args.protocol} upernet, crops {crop_px}, {args.iterations} iterations of {args.batch_size}"
+    found = result(benchmark, scenes, val, job.cache / "predictions", name, args, job)
+    found.tables["training"] = loss_rows(losses, args.run(args.lr, job.cache).schedule.rate)
+    draw_lines(job.details / "training.png", {"loss": columns(found.tables["training"])}, "iteration", "loss", job.name)
+    found.notes += notes
+    return found
+
+
+def fine_tune(
+    network: nn.Module,
+    depth: int,
+    views: Callable[[int], Iterator[tuple[Tensor, Tensor]]],
+    args: Args,
+    job: Job,
+) -> list[float]:
+    """Train encoder and head, the rate falling from layer to layer; the loss by iteration."""
+    from components.evaluate.finetune import layer_groups, train
 
     def loss_of(batch: tuple[Tensor, Tensor]) -> Tensor:
-        with half():
+        with half(args, job):
             scores, aux = network(batch[0])
         main, side = (pixel_loss(s, batch[1], args.mean_over_void) for s in (scores, aux))
         return main + args.aux_weight * side
 
-    def scores_of(windows: Tensor) -> Tensor:
-        with half():
-            scores: Tensor = network(windows)[0]
-        return upsample(scores.float(), (crop_px, crop_px))
+    groups = layer_groups(network, depth, args.layer_decay, args.weight_decay, args.decay_positions)
+    return train(network, groups, views, loss_of, args.run(args.lr, job.cache / "training.safetensors"), job)
 
-    groups = layer_groups(network, len(encoder.model.blocks), args.layer_decay, args.weight_decay, args.decay_positions)
-    losses = train(network, groups, lambda n: batches(scenes, args, crop_px, look, n), loss_of, how, job)
-    predict(val, job.cache / "predictions", scores_of, args, crop_px, look, job)
-    name = f"{args.protocol} upernet, crops {crop_px}, {args.iterations} iterations of {args.batch_size}"
-    found = result(benchmark, scenes, val, job.cache / "predictions", name, args, job)
-    found.tables["training"] = loss_rows(losses, how.schedule.rate)
-    draw_lines(job.details / "training.png", {"loss": columns(found.tables["training"])}, "iteration", "loss", job.name)
-    found.notes += notes
-    return found
+
+def half(args: Args, job: Job) -> torch.autocast:
+    """bfloat16 on a GPU, if that is asked for."""
+    import torch
+
+    return torch.autocast(torch.device(job.device).type, torch.bfloat16, enabled=args.half and job.device != "cpu")
 
 
 def build(encoder: Encoder, args: Args, crop_px: int) -> nn.Module:

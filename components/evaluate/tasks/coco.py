@@ -18,7 +18,6 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
-import numpy as np
 from pydantic import Field, model_validator
 
 from components.common.errors import StageError
@@ -28,7 +27,7 @@ from components.evaluate.box_pictures import draw_instances
 from components.evaluate.detection_data import read_picture, usable
 from components.evaluate.layouts.coco import Coco, read_coco, read_instances
 from components.evaluate.score_cli import score_main
-from components.evaluate.sheets import comparison_sheet
+from components.evaluate.sheets import comparison_sheet, spread
 from components.evaluate.task import Job, TaskParams, TaskResult, task
 
 if TYPE_CHECKING:
@@ -37,22 +36,22 @@ if TYPE_CHECKING:
 
 LEAST_TRAINING_SIDE_PX = 32  # smaller pictures are left out of training (mmdetection)
 
-PUBLISHED: dict[str, dict[str, Any]] = {
-    "1x": {
-        "heads": "cascade", "position_px": [800, 1008], "batch_size": 32, "epochs": 12, "drop_epochs": [8, 11],
-        "warmup_iterations": 500, "short_px": [*range(480, 801, 32)], "long_px": 1333,
-        "crop_short_px": [400, 500, 600], "crop_px": [384, 600], "test_short_px": 800, "test_long_px": 1333,
-    },
-    "mini": {
-        "heads": "single", "position_px": [400, 504], "batch_size": 16, "epochs": 3, "drop_epochs": [2],
-        "warmup_iterations": 500, "short_px": [*range(240, 401, 16)], "long_px": 667,
-        "crop_short_px": [200, 250, 300], "crop_px": [192, 300], "test_short_px": 400, "test_long_px": 667,
-    },
-}  # fmt: skip
-
 
 class Args(TaskParams):
     """`protocol` sets the constants without a default here; a key given beside it changes one of them."""
+
+    published: ClassVar[dict[str, dict[str, Any]]] = {
+        "1x": {
+            "heads": "cascade", "position_px": [800, 1008], "batch_size": 32, "epochs": 12, "drop_epochs": [8, 11],
+            "warmup_iterations": 500, "short_px": [*range(480, 801, 32)], "long_px": 1333,
+            "crop_short_px": [400, 500, 600], "crop_px": [384, 600], "test_short_px": 800, "test_long_px": 1333,
+        },
+        "mini": {
+            "heads": "single", "position_px": [400, 504], "batch_size": 16, "epochs": 3, "drop_epochs": [2],
+            "warmup_iterations": 500, "short_px": [*range(240, 401, 16)], "long_px": 667,
+            "crop_short_px": [200, 250, 300], "crop_px": [192, 300], "test_short_px": 400, "test_long_px": 667,
+        },
+    }  # fmt: skip
 
     beside_protocol: ClassVar[frozenset[str]] = TaskParams.beside_protocol | {
         "checkpointing", "log_every", "checkpoint_every_s", "shown_score",
@@ -121,11 +120,6 @@ class Args(TaskParams):
     log_every: int = Field(50, gt=0, description="iterations")
     checkpoint_every_s: float = Field(300, ge=0)
     shown_score: float = Field(0.5, ge=0, le=1, description="least score of a detection in the picture")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _fill_in_protocol(cls, section: dict[str, Any]) -> dict[str, Any]:
-        return {**PUBLISHED.get(section.get("protocol", "1x"), {}), **section}
 
     @model_validator(mode="after")
     def _consistent(self) -> Args:
@@ -209,16 +203,22 @@ def fit(
 
 
 def draw(file: Path, val: Coco, found: list[dict[str, Any]], args: Args) -> None:
-    """Pictures spread over the split: what there is beside what is found, boxes, masks and classes."""
+    """Pictures with objects, spread over the split: what there is beside what is found, boxes, masks and classes.
+
+    Where nothing scores as much as is shown, the best that was found is.
+    """
     rows = []
-    for i in np.unique(np.linspace(0, len(val.pictures) - 1, args.pictures).astype(int)) if args.pictures else []:
-        picture = val.pictures[i]
-        seen = [r for r in found if r["image_id"] == picture.id and r["score"] >= args.shown_score]
+    shown = [picture for picture in val.pictures if val.objects[picture.id]]
+    for i in spread(len(shown), args.pictures):
+        picture = shown[i]
+        own = sorted((r for r in found if r["image_id"] == picture.id), key=lambda r: -r["score"])
+        seen = [r for r in own if r["score"] >= args.shown_score] or own[:1]
         image = read_picture(picture)
         pair = (draw_instances(image, notes, val.names) for notes in (val.objects[picture.id], seen))
         rows.append((image, *pair))
     if rows:
-        comparison_sheet(("image", "truth", f"found, score from {args.shown_score:g}"), rows, height=240).save(file)
+        headings = ("image", "truth", f"found: score from {args.shown_score:g}, or else the best")
+        comparison_sheet(headings, rows, height=320).save(file)
 
 
 def _score(args: argparse.Namespace) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from components.evaluate.box_pictures import draw_boxes, enlarged, heat, mark_ce
 from components.evaluate.images import ahead, read_rgb
 from components.evaluate.layouts.boxes import Layout, Picture, read_pictures
 from components.evaluate.score_cli import score_main
-from components.evaluate.sheets import RIGHT, WRONG, comparison_sheet
+from components.evaluate.sheets import RIGHT, WRONG, comparison_sheet, spread
 from components.evaluate.task import Job, TaskParams, TaskResult, task
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def draw(file: Path, encoder: Encoder, pictures: list[Picture], args: Args, job:
     The box is green where it counts as a hit, red where not. Bright patches are like few others.
     """
     rows = []
-    for i in np.unique(np.linspace(0, len(pictures) - 1, args.pictures).astype(int)) if args.pictures else []:
+    for i in spread(len(pictures), args.pictures):
         pixels = np.array(read_rgb(pictures[i].file))
         found = look(encoder, pixels, args, job)
         truth = np.array(pictures[i].boxes, float)

@@ -8,32 +8,37 @@ of 100x100, attention mask of 65 % of the class token's attention in the last bl
 - `leopart`: tuned on train; scaler, PCA and spherical k-means (K = 200) over both splits together, on patches.
 
 The threshold is tuned on the training split's true foreground. Figures are means over pictures: IoU, and boundary F at
-16 of the map's pixels. Void (255) counts as foreground in both codes. TimeT's released boundary F compares with the
-background instead of the foreground: `boundary_of: background`.
+16 of the map's pixels. What is in the foreground is then clustered into as many segments as there are classes and
+matched to them (`miou_segments`, see cbfe_segments.py). Void (255) counts as foreground in both codes. TimeT's released
+boundary F compares with the background instead of the foreground: `boundary_of: background`.
 """
 
 from __future__ import annotations
 
 import argparse
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from components.common.errors import StageError
 from components.evaluate import cbfe
 from components.evaluate.cbfe import Mask
-from components.evaluate.cluster_maps import maps_in, square_side
-from components.evaluate.images import read_index, read_rgb, write_index
-from components.evaluate.layouts.voc import VOID, Segmentation, read_voc
+from components.evaluate.cluster_maps import maps_in, read_clusters
+from components.evaluate.foreground_score import Rule, figures, score_files, true_foreground
+from components.evaluate.image_clusters import score_maps, seed_figures, seed_rows
+from components.evaluate.images import read_rgb, write_index
+from components.evaluate.layouts.voc import Segmentation, read_voc
+from components.evaluate.matching import Matched
 from components.evaluate.score_cli import score_main
-from components.evaluate.sheets import comparison_sheet, overlay
+from components.evaluate.sheets import comparison_sheet, overlay, spread
 from components.evaluate.sizes import fitted
+from components.evaluate.stills import class_names, count_classes
 from components.evaluate.task import Job, Row, TaskParams, TaskResult, task
 
 if TYPE_CHECKING:
@@ -42,20 +47,22 @@ if TYPE_CHECKING:
     from components.common.encoder import Encoder
     from components.evaluate.features import FeatureBank
 
-PUBLISHED: dict[str, dict[str, Any]] = {
-    "timet": {
-        "train_set": "trainaug", "train_masks": "SegmentationClassAug", "clusters": 300, "niter": 50,
-        "together": False, "spherical": False, "cluster_on": "pixels",
-    },
-    "leopart": {
-        "train_set": "train", "train_masks": "SegmentationClass", "clusters": 200, "niter": 100,
-        "together": True, "spherical": True, "cluster_on": "patches",
-    },
-}  # fmt: skip
-
 
 class Args(TaskParams):
     """`protocol` sets the published constants; a key given beside it changes one of them."""
+
+    published: ClassVar[dict[str, dict[str, Any]]] = {
+        "timet": {
+            "train_set": "trainaug", "train_masks": "SegmentationClassAug", "clusters": 300, "niter": 50,
+            "together": False, "spherical": False, "cluster_on": "pixels",
+            "segments": "zeroed", "segment_seeds": [1], "average": "present",
+        },
+        "leopart": {
+            "train_set": "train", "train_masks": "SegmentationClass", "clusters": 200, "niter": 100,
+            "together": True, "spherical": True, "cluster_on": "patches",
+            "segments": "foreground", "segment_seeds": [0, 1, 2, 3, 4], "average": "all",
+        },
+    }  # fmt: skip
 
     protocol: Literal["timet", "leopart"] = "timet"
     train_set: str = Field(description="list on which the threshold is tuned")
@@ -79,20 +86,12 @@ class Args(TaskParams):
     void: Literal["foreground", "background"] = Field("foreground", description="what 255 is in the truth")
     tolerance_px: float = Field(16, gt=0, description="contours nearer than this match")
     boundary_of: Literal["foreground", "background"] = Field("foreground", description="whose contour is the true one")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _fill_in_protocol(cls, section: dict[str, Any]) -> dict[str, Any]:
-        return {**PUBLISHED.get(section.get("protocol", "timet"), {}), **section}
-
-
-@dataclass(frozen=True)
-class Rule:
-    """How a mask is scored; see `Args`."""
-
-    void: str
-    tolerance_px: float
-    boundary_of: str
+    segments: Literal["none", "zeroed", "foreground"] = Field(
+        description="what of the foreground is clustered, and how"
+    )
+    num_classes: int | None = Field(21, ge=2, le=255, description="clusters of the segments; null: as the label maps")
+    segment_seeds: list[int] = Field(min_length=1, description="of the segments' k-means; figures are means over them")
+    average: Literal["present", "all"] = Field(description="classes in the segments' mean: those that occur, or all")
 
 
 @dataclass(frozen=True)
@@ -118,25 +117,50 @@ def run(encoder: Encoder, benchmark: Path, args: Args, job: Job) -> TaskResult:
     )
     threshold = cbfe.best_threshold(train_tables)
     chosen = cbfe.precisions(val_tables) >= threshold
-    for name, (clusters, _, _) in zip(val.data.names, maps(val, val_clusters, args), strict=True):
-        write_index(job.details / "predictions" / f"{name}.png", chosen[clusters].astype(np.uint8))
-    files = [
-        (name, mask, job.details / "predictions" / f"{name}.png")
-        for name, mask in zip(val.data.names, val.data.masks, strict=True)
-    ]
-    rows = score_files(files, Rule(args.void, args.tolerance_px, args.boundary_of))
+    masks = np.stack([chosen[clusters] for clusters, _, _ in maps(val, val_clusters, args)])
+    rows = write_masks(val.data, masks, args, job)
+    segments, classes = segment(val, masks, args, job)
     if args.pictures:
-        draw(job.details / "foreground.png", val, job.details / "predictions", args)
+        draw(job.details / "foreground.png", val, masks, segments, args, job)
     train_iou = float(cbfe.ious(train_tables, cbfe.precisions(train_tables) >= threshold).mean())
     return TaskResult(
         protocol=protocol_name(args),
-        metrics={**figures(rows), "threshold": threshold, "iou_train": train_iou},
+        metrics={**figures(rows), "threshold": threshold, "iou_train": train_iou, **seed_figures(segments)},
         primary="iou",
         data_variant=f"{args.train_set}/{args.val_set}: {len(train.bank)} train, {len(val.bank)} val pictures",
         rows=rows,
+        tables={"segments": classes} if classes else {},
         notes=[*size_notes, "the threshold is tuned on the training split's true foreground"]
         + ([] if chosen.any() else ["no cluster is precise enough: all is background"]),
     )
+
+
+def write_masks(data: Segmentation, masks: Mask, args: Args, job: Job) -> list[Row]:
+    """Write the predicted foreground of every picture, and score it."""
+    folder = job.details / "predictions"
+    for name, mask in zip(data.names, masks, strict=True):
+        write_index(folder / f"{name}.png", mask.astype(np.uint8))
+    files = [(name, mask, folder / f"{name}.png") for name, mask in zip(data.names, data.masks, strict=True)]
+    return score_files(files, Rule(args.void, args.tolerance_px, args.boundary_of))
+
+
+def segment(val: Split, masks: Mask, args: Args, job: Job) -> tuple[dict[str, list[Matched]], list[Row]]:
+    """The foreground clustered by each seed and matched to the classes, and a row a class; both empty where it is off."""
+    from components.evaluate.cbfe_segments import Segmenter
+    from components.evaluate.clustering import KMeans
+
+    if args.segments == "none":
+        return {}, []
+    n_classes = count_classes(val.data.masks, args.num_classes)
+    how = KMeans(args.niter, args.nredo, args.points_per_centroid)
+    segmenter = Segmenter(val.bank, masks, args.segments, n_classes, how, args.pca_dims)
+    found = []
+    for seed in args.segment_seeds:
+        folder = segmenter.write(val.data.names, seed, job.cache / "segments")
+        files = [(mask, folder / f"{n}.png") for n, mask in zip(val.data.names, val.data.masks, strict=True)]
+        found.append(score_maps(files, n_classes, "hungarian", args.average))
+    shutil.copytree(job.cache / "segments", job.details / "segments")
+    return {"segments": found}, seed_rows({"segments": found}, class_names(n_classes))
 
 
 def protocol_name(args: Args) -> str:
@@ -197,42 +221,18 @@ def maps(split: Split, clusters: NDArray[np.int64], args: Args) -> Iterator[tupl
         yield enlarged(grid, args.map_px), enlarged(attention, args.map_px), truth
 
 
-def true_foreground(file: Path, side: int, void: str) -> Mask:
-    """(side, side) pixels that are no background (nearest)."""
-    small = Image.fromarray(read_index(file)).resize((side, side), Image.Resampling.NEAREST)
-    labels = np.array(small)
-    return (labels > 0) & (labels != VOID) if void == "background" else labels > 0
-
-
-def score_files(pairs: list[tuple[str, Path, Path]], rule: Rule) -> list[Row]:
-    """IoU and boundary F of each (name, label map, predicted foreground); a prediction is what is not 0."""
+def draw(file: Path, val: Split, masks: Mask, segments: dict[str, list[Matched]], args: Args, job: Job) -> None:
+    """Pictures spread over the split: image, true foreground, what attention sees, the result, its segments matched."""
     rows = []
-    for name, truth_file, predicted_file in pairs:
-        predicted = read_index(predicted_file) > 0
-        truth = true_foreground(truth_file, square_side(predicted, predicted_file), rule.void)
-        both, union = np.count_nonzero(truth & predicted), np.count_nonzero(truth | predicted)
-        shape = truth if rule.boundary_of == "foreground" else ~truth
-        f = cbfe.boundary_f(shape, predicted, rule.tolerance_px)
-        rows.append({"name": name, "iou": both / union if union else 1.0, "boundary_f": f})
-    return rows
-
-
-def figures(rows: list[Row]) -> dict[str, float]:
-    """Means over pictures; those without a true contour have no boundary F."""
-    with_contour = [row["boundary_f"] for row in rows if row["boundary_f"] is not None]
-    means = {"iou": float(np.mean([row["iou"] for row in rows]))}
-    return {**means, "boundary_f": float(np.mean(with_contour))} if with_contour else means
-
-
-def draw(file: Path, val: Split, predictions: Path, args: Args) -> None:
-    """Pictures spread over the split: image, true foreground, what the attention sees, and the result."""
-    rows = []
-    for i in np.unique(np.linspace(0, len(val.data.names) - 1, args.pictures).astype(int)):
+    for i in spread(len(val.data.names), args.pictures):
         image = np.array(read_rgb(val.data.images[i]))
-        truth = true_foreground(val.data.masks[i], args.map_px, args.void)
-        shown = (truth, val.attention[i], read_index(predictions / f"{val.data.names[i]}.png") > 0)
-        rows.append((image, *(overlay(image, mask.astype(np.uint8)) for mask in shown)))
-    comparison_sheet(("image", "truth", "attention", "foreground"), rows).save(file)
+        shown = (true_foreground(val.data.masks[i], args.map_px, args.void), val.attention[i], masks[i])
+        row = [image, *(overlay(image, mask.astype(np.uint8)) for mask in shown)]
+        for found in segments.values():
+            maps = job.details / "segments" / f"seed{args.segment_seeds[0]}" / f"{val.data.names[i]}.png"
+            row.append(overlay(image, found[0].label_of[read_clusters(maps)].astype(np.uint8)))
+        rows.append(row)
+    comparison_sheet(("image", "truth", "attention", "foreground", *segments), rows).save(file)
 
 
 def _score(args: argparse.Namespace) -> dict[str, Any]:

@@ -13,21 +13,20 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 from pydantic import Field
 
 from components.common.errors import StageError
 from components.evaluate import class_score, knn_score
-from components.evaluate.feature_store import Transform
-from components.evaluate.images import read_rgb
-from components.evaluate.layouts.imagenet import Classification, read_imagenet
+from components.evaluate.centre_crop import centre_crop, crop_features
+from components.evaluate.layouts.imagenet import Classification, Labelled, read_imagenet
 from components.evaluate.score_cli import score_main
-from components.evaluate.sheets import neighbour_sheet
+from components.evaluate.sheets import neighbour_sheet, spread
 from components.evaluate.sizes import input_side
 from components.evaluate.task import Job, TaskParams, TaskResult, task
 
 if TYPE_CHECKING:
     from components.common.encoder import Encoder
+    from components.evaluate.features import FeatureBank
 
 
 class Args(TaskParams):
@@ -47,33 +46,16 @@ class Args(TaskParams):
 @task("knn", Args)
 def run(encoder: Encoder, benchmark: Path, args: Args, job: Job) -> TaskResult:
     """Classify the held-out pictures by their nearest training pictures."""
-    import torch
-
-    from components.evaluate.features import extract, image_features
+    from components.evaluate.features import image_features
 
     data = read_imagenet(benchmark)
     crop_px, size_notes = input_side(args.crop_px, encoder.patch_size, args.fit)
-    banks = [
-        extract(
-            split.files,
-            lambda file: look(file, args.resize_px, crop_px),
-            image_features(encoder),
-            job.cache / name,
-            args,
-            job,
-            Transform("short side (bicubic), centre crop", (args.resize_px, crop_px), "cls"),
-        )
+    px, forward = (args.resize_px, crop_px), image_features(encoder)
+    train, held_out = (
+        crop_features(split.files, px, forward, "cls", job.cache / name, args, job)
         for name, split in (("train", data.train), ("held_out", data.held_out))
-    ]
-    queries = torch.from_numpy(np.concatenate(list(banks[1].chunks(len(banks[1])))))
-    found = knn_score.classify(
-        queries.to(job.device),
-        (torch.from_numpy(chunk) for chunk in banks[0].chunks(args.chunk_rows)),
-        torch.tensor(data.train.labels),
-        torch.tensor(data.held_out.labels),
-        knn_score.Votes(tuple(args.k), args.primary_k, args.temperature, args.chunk_rows),
-        n_classes=len(data.classes),
     )
+    found = classify(train, held_out, data, args, job)
     names = [file.relative_to(benchmark).as_posix() for file in data.held_out.files]
     ranked = found.ranking.numpy()
     class_score.write_predictions(job.details / "predictions.csv", names, data.held_out.labels, ranked, data.classes)
@@ -90,32 +72,32 @@ def run(encoder: Encoder, benchmark: Path, args: Args, job: Job) -> TaskResult:
     )
 
 
-def look(file: Path, resize_px: int, crop_px: int) -> NDArray[np.uint8]:
-    """Short side to `resize_px` (bicubic, the long side rounded down), then the centre `crop_px` square."""
-    image = read_rgb(file)
-    short = min(image.size)
-    size = (image.width * resize_px // short, image.height * resize_px // short)
-    if size != image.size:
-        image = image.resize(size, Image.Resampling.BICUBIC)
-    left, top = (round((side - crop_px) / 2) for side in size)
-    return np.array(image.crop((left, top, left + crop_px, top + crop_px)))
+def classify(train: FeatureBank, held_out: FeatureBank, data: Classification, args: Args, job: Job) -> knn_score.Found:
+    """The votes of the training features, read a chunk at a time, for every held-out one."""
+    import torch
+
+    queries = torch.from_numpy(np.concatenate(list(held_out.chunks(len(held_out)))))
+    return knn_score.classify(
+        queries.to(job.device),
+        (torch.from_numpy(chunk) for chunk in train.chunks(args.chunk_rows)),
+        torch.tensor(data.train.labels),
+        torch.tensor(data.held_out.labels),
+        knn_score.Votes(tuple(args.k), args.primary_k, args.temperature, args.chunk_rows),
+        n_classes=len(data.classes),
+    )
 
 
 def picture(file: Path, data: Classification, found: knn_score.Found, args: Args) -> None:
     """Queries spread over the held-out split, each beside its nearest training pictures."""
-    chosen = np.unique(np.linspace(0, len(data.held_out.files) - 1, args.pictures).astype(int))
+
+    def shown(split: Labelled, i: int) -> tuple[NDArray[np.uint8], str]:
+        return centre_crop(split.files[i], args.resize_px, args.crop_px), data.classes[split.labels[i]]
+
     n = min(args.neighbours_shown, found.neighbours.shape[1])
-    rows = [
-        (
-            look(data.held_out.files[q], args.resize_px, args.crop_px),
-            data.classes[data.held_out.labels[q]],
-            [
-                (look(data.train.files[i], args.resize_px, args.crop_px), data.classes[data.train.labels[i]], float(s))
-                for i, s in zip(found.neighbours[q, :n].tolist(), found.similarities[q, :n].tolist(), strict=True)
-            ],
-        )
-        for q in chosen
-    ]
+    rows = []
+    for q in spread(len(data.held_out.files), args.pictures):
+        nearest = zip(found.neighbours[q, :n].tolist(), found.similarities[q, :n].tolist(), strict=True)
+        rows.append((*shown(data.held_out, q), [(*shown(data.train, i), float(s)) for i, s in nearest]))
     neighbour_sheet(rows).save(file)
 
 

@@ -22,13 +22,12 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from components.evaluate import class_score
-from components.evaluate.feature_store import Transform
-from components.evaluate.layouts.imagenet import Labelled, read_imagenet
+from components.evaluate.centre_crop import crop_features
+from components.evaluate.layouts.imagenet import Classification, Labelled, read_imagenet
 from components.evaluate.score_cli import score_main
 from components.evaluate.seeds import rng_of
 from components.evaluate.sizes import input_side
 from components.evaluate.task import Job, Row, TaskParams, TaskResult, task
-from components.evaluate.tasks.knn import look
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -67,36 +66,25 @@ class Args(TaskParams):
 @task("linear", Args)
 def run(encoder: Encoder, benchmark: Path, args: Args, job: Job) -> TaskResult:
     """Train all heads on one part of the training pictures, choose on the other, test the chosen."""
-    from components.evaluate.features import extract
     from components.evaluate.linear_data import split
 
     data = read_imagenet(benchmark)
     learnt, held = split(data.train, args)
     side, notes = input_side(args.crop_px, encoder.patch_size, args.fit)
     kind, forward = features_of(encoder, args)
-    resize_px = max(args.resize_px, side)
-
-    def bank(name: str, files: list[Path]) -> FeatureBank:
-        how = Transform("short side (bicubic), centre crop", (resize_px, side), kind)
-        return extract(files, lambda file: look(file, resize_px, side), forward, job.cache / name, args, job, how)
-
-    banks = {"test": bank("test", data.held_out.files), "held_out": bank("held_out", held.files)}
-    if args.train_views == "cached":
-        banks["train"] = bank("train", learnt.files)
+    parts = {"test": data.held_out.files, "held_out": held.files}
+    parts |= {"train": learnt.files} if args.train_views == "cached" else {}
+    px = (max(args.resize_px, side), side)
+    banks = {
+        name: crop_features(files, px, forward, kind, job.cache / name, args, job) for name, files in parts.items()
+    }
     sweep = train_heads(banks, learnt, held, len(data.classes), side, forward, args, job)
     ranked = {name: rank(w, b, banks["test"], data.held_out, args, job) for name, (w, b) in chosen_heads(sweep).items()}
-    labels, names = data.held_out.labels, [file.relative_to(benchmark).as_posix() for file in data.held_out.files]
-    for name, ranking in ranked.items():
-        class_score.write_predictions(job.details / f"predictions_{name}.csv", names, labels, ranking, data.classes)
-    if args.pictures:
-        draw(job.details / "linear.png", sweep, ranked["best"][:, 0], labels, data.classes, args, job.name)
+    labels = data.held_out.labels
+    write(ranked, sweep, data, benchmark, args, job)
     return TaskResult(
         protocol=f"linear, {kind}, {args.train_views} views, {len(args.lrs)} rates, {args.epochs} epochs",
-        metrics={
-            f"{figure}_{name}": value
-            for name, ranking in ranked.items()
-            for figure, value in class_score.accuracies(ranking, np.array(labels)).items()
-        },
+        metrics=figures(ranked, labels),
         primary="top1_best",
         data_variant=f"{len(data.classes)} classes, {len(learnt.files)} train, {len(held.files)} held out of it, "
         f"{len(labels)} {data.held_out_name} pictures",
@@ -104,6 +92,26 @@ def run(encoder: Encoder, benchmark: Path, args: Args, job: Job) -> TaskResult:
         tables={"sweep": sweep_rows(sweep, args)},
         notes=[*notes, *choice_notes(sweep, args)],
     )
+
+
+def figures(ranked: dict[str, NDArray[np.int64]], labels: list[int]) -> dict[str, float]:
+    """Top-1 and top-5 of each head that was tested."""
+    return {
+        f"{figure}_{name}": value
+        for name, ranking in ranked.items()
+        for figure, value in class_score.accuracies(ranking, np.array(labels)).items()
+    }
+
+
+def write(
+    ranked: dict[str, NDArray[np.int64]], sweep: Sweep, data: Classification, benchmark: Path, args: Args, job: Job
+) -> None:
+    """The predictions of each head that was tested, and the picture."""
+    labels, names = data.held_out.labels, [file.relative_to(benchmark).as_posix() for file in data.held_out.files]
+    for name, ranking in ranked.items():
+        class_score.write_predictions(job.details / f"predictions_{name}.csv", names, labels, ranking, data.classes)
+    if args.pictures:
+        draw(job.details / "linear.png", sweep, ranked["best"][:, 0], labels, data.classes, args, job.name)
 
 
 def train_heads(

@@ -12,22 +12,17 @@ All pixels of all frames count, those of the first frame too, whose labels went 
 from __future__ import annotations
 
 import argparse
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-import numpy as np
 from pydantic import Field
 
-from components.common.outputs import remove, stage_path
-from components.evaluate.images import read_index, read_rgb, write_index
-from components.evaluate.layouts.davis import Sequence
 from components.evaluate.layouts.vip import CLASSES, label_root, read_vip, video_names
+from components.evaluate.mask_videos import carry
 from components.evaluate.parts_score import score_parts
 from components.evaluate.protocols import CROPMAE, CRW, MaskArgs, input_words, protocol_of
 from components.evaluate.score_cli import score_main
-from components.evaluate.segmentation_score import VOID, check_labels
-from components.evaluate.sheets import beside, overlay, to_width, write_gif
+from components.evaluate.segmentation_score import check_labels
 from components.evaluate.task import Job, TaskResult, task
 
 if TYPE_CHECKING:
@@ -57,16 +52,8 @@ def run(encoder: Encoder, benchmark: Path, args: Args, job: Job) -> TaskResult:
     from components.evaluate.video import size_notes
 
     videos = read_vip(benchmark, args.video_list)
-    predicted = job.cache / "predictions"
-    with job.progress(sum(len(v.frames) for v in videos), "frames") as progress:
-        for video in videos:
-            if not (predicted / video.name).is_dir():
-                write_labels(predicted / video.name, video, encoder, args, job)
-            progress.update(len(video.frames))
-    shutil.copytree(predicted, job.details / "predictions")
+    predicted = carry(videos, encoder, args, job, lambda first, file: check_labels(first, len(CLASSES), file))
     scores = score_parts(label_root(benchmark), predicted, [v.name for v in videos], args.count_first_frame)
-    for video in videos[: args.pictures]:
-        animate(job.details / f"{video.name}.gif", video, predicted / video.name, args)
     return TaskResult(
         protocol=f"{args.protocol} propagation of parts, input {input_words(args)}",
         metrics=scores["metrics"],
@@ -76,31 +63,6 @@ def run(encoder: Encoder, benchmark: Path, args: Args, job: Job) -> TaskResult:
         tables={"videos": scores["videos"]},
         notes=size_notes([(v.height, v.width) for v in videos], protocol_of(args)[0], encoder.patch_size),
     )
-
-
-def write_labels(folder: Path, video: Sequence, encoder: Encoder, args: Args, job: Job) -> None:
-    """One PNG per frame, the folder whole or not there."""
-    from components.evaluate.video import masks_of
-
-    partial = stage_path(folder)
-    remove(partial)
-    first = read_index(video.masks[0])
-    check_labels(first[first != VOID], len(CLASSES), video.masks[0])
-    first[first == VOID] = 0
-    labels = masks_of(video.frames, first, encoder, *protocol_of(args), args.effort(job.device))
-    for frame, found in zip(video.frames, labels, strict=True):
-        write_index(partial / f"{frame.stem}.png", found)
-    partial.rename(folder)
-
-
-def animate(file: Path, video: Sequence, predicted: Path, args: Args) -> None:
-    """Propagated parts beside the true ones, at most `gif_frames` of them."""
-    frames = []
-    for number in range(0, len(video.frames), -(-len(video.frames) // args.gif_frames)):
-        image = to_width(np.array(read_rgb(video.frames[number])), args.gif_width_px)
-        found = overlay(image, read_index(predicted / f"{video.frames[number].stem}.png"))
-        frames.append(beside(found, overlay(image, read_index(video.masks[number])), headings=("propagated", "truth")))
-    write_gif(file, frames, frame_ms=round(args.gif_s * 1000))
 
 
 def _score(args: argparse.Namespace) -> dict[str, Any]:

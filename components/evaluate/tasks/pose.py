@@ -156,7 +156,7 @@ def _finite(value: float) -> float | None:
 def animate(file: Path, clip: Clip, joints: Joints, args: Args) -> None:
     """Propagated joints beside the true ones, at most `gif_frames` of them."""
     frames = []
-    for number in range(0, len(clip.frames), -(-len(clip.frames) // args.gif_frames)):
+    for number in args.shown(len(clip.frames)):
         image = to_width(np.array(read_rgb(clip.frames[number])), args.gif_width_px)
         scale = image.shape[1] / clip.width
         found, truth = (skeleton(image, poses[number], scale) for poses in (joints, clip.joints))

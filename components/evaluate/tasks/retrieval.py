@@ -31,7 +31,7 @@ from components.evaluate.images import read_index, read_rgb, write_index
 from components.evaluate.layouts.voc import VOID, Segmentation, read_voc
 from components.evaluate.matching import Average, Matched, label_rows, match, merged, score
 from components.evaluate.score_cli import score_main
-from components.evaluate.sheets import comparison_sheet, overlay
+from components.evaluate.sheets import comparison_sheet, overlay, spread
 from components.evaluate.sizes import fitted
 from components.evaluate.stills import class_names, count_classes
 from components.evaluate.task import Job, TaskParams, TaskResult, task
@@ -195,7 +195,7 @@ def draw(
     from components.evaluate.hummingbird import answers
 
     rows = []
-    for i in np.unique(np.linspace(0, len(val.names) - 1, args.pictures).astype(int)):
+    for i in spread(len(val.names), args.pictures):
         image = np.array(read_rgb(val.images[i]))
         votes, asked = answers(bank, [int(i)], memory, asking_of(args, job))
         source = int(np.bincount(asked.ravel() // memory.quota % len(train.names)).argmax())

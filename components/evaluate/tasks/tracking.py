@@ -123,7 +123,7 @@ def write_boxes(file: Path, boxes: Boxes) -> None:
 def animate(file: Path, track: Track, frames: list[Path], boxes: Boxes, args: Args) -> None:
     """The box that was found beside the true one, at most `gif_frames` of them; frames without truth show none."""
     pictures = []
-    for number in range(0, len(frames), -(-len(frames) // args.gif_frames)):
+    for number in args.shown(len(frames)):
         image = to_width(np.array(read_rgb(frames[number])), args.gif_width_px)
         scale = image.shape[1] / track.bound[0]
         truth = with_box(image, track.boxes[number] * scale, TRUE) if track.cover[number] > 0 else image

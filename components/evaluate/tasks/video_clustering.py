@@ -27,7 +27,7 @@ from components.evaluate.images import read_rgb
 from components.evaluate.layouts.video_masks import MaskedVideo, read_videos
 from components.evaluate.matching import Match
 from components.evaluate.score_cli import score_main
-from components.evaluate.sheets import comparison_sheet, overlay
+from components.evaluate.sheets import comparison_sheet, overlay, spread
 from components.evaluate.sizes import fitted
 from components.evaluate.task import Job, Row, TaskParams, TaskResult, task
 from components.evaluate.video_clusters import Rule, Scope, Scores, scoped, score_videos
@@ -161,7 +161,7 @@ def draw(file: Path, videos: list[MaskedVideo], folder: Path, scores: dict[str, 
     """Middle frames of videos spread over the benchmark: image, truth, and the first K of each scope, once matched."""
     rows = []
     settings = [name_of(scope, args.clusters[0]) for scope in args.scopes]
-    for i in np.unique(np.linspace(0, len(videos) - 1, args.pictures).astype(int)):
+    for i in spread(len(videos), args.pictures):
         video, n = videos[i], len(videos[i].frames) // 2
         image, stem = np.array(read_rgb(video.frames[n])), video.frames[n].stem
         row = [image, overlay(image, scoped(video.labels(n, args.eval_px), rule_of(args)))]

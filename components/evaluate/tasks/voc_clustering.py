@@ -17,7 +17,7 @@ from __future__ import annotations
 import argparse
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -25,34 +25,34 @@ from pydantic import Field, model_validator
 from components.common.errors import StageError
 from components.evaluate.cluster_maps import maps_in, read_clusters, write_folder
 from components.evaluate.clustering import kept_notes
-from components.evaluate.image_clusters import score_maps
+from components.evaluate.image_clusters import score_maps, seed_figures, seed_rows
 from components.evaluate.images import read_index, read_rgb
 from components.evaluate.layouts.voc import Segmentation, read_voc
 from components.evaluate.matching import Match, Matched, label_rows
 from components.evaluate.score_cli import score_main
-from components.evaluate.sheets import comparison_sheet, overlay
+from components.evaluate.sheets import comparison_sheet, overlay, spread
 from components.evaluate.sizes import fitted
 from components.evaluate.stills import class_names, count_classes
-from components.evaluate.task import Job, Row, TaskParams, TaskResult, task
+from components.evaluate.task import Job, TaskParams, TaskResult, task
 
 if TYPE_CHECKING:
     from components.common.encoder import Encoder
     from components.evaluate.clustering import Points
 
-PUBLISHED: dict[str, dict[str, Any]] = {
-    "leopart": {
-        "input_px": 448, "map_px": 100, "cluster_on": "patches", "clusters": [21, 300, 500], "niter": 100,
-        "kmeans_seeds": [0, 1, 2, 3, 4], "average": "all",
-    },
-    "timet": {
-        "input_px": 224, "map_px": 112, "cluster_on": "pixels", "clusters": [21], "niter": 50,
-        "kmeans_seeds": [1], "average": "present",
-    },
-}  # fmt: skip
-
 
 class Args(TaskParams):
     """`protocol` sets the published constants; a key given beside it changes one of them."""
+
+    published: ClassVar[dict[str, dict[str, Any]]] = {
+        "leopart": {
+            "input_px": 448, "map_px": 100, "cluster_on": "patches", "clusters": [21, 300, 500], "niter": 100,
+            "kmeans_seeds": [0, 1, 2, 3, 4], "average": "all",
+        },
+        "timet": {
+            "input_px": 224, "map_px": 112, "cluster_on": "pixels", "clusters": [21], "niter": 50,
+            "kmeans_seeds": [1], "average": "present",
+        },
+    }  # fmt: skip
 
     protocol: Literal["leopart", "timet"] = "leopart"
     val_set: str = Field("val", description="list under ImageSets/Segmentation")
@@ -69,11 +69,6 @@ class Args(TaskParams):
     points_per_centroid: int = Field(256, gt=0, description="training points of k-means, faiss's own default")
     kmeans_seeds: list[int] = Field(min_length=1, description="figures are means over them")
     average: Literal["present", "all"] = Field(description="classes in the mean: those that occur, or every one")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _fill_in_protocol(cls, section: dict[str, Any]) -> dict[str, Any]:
-        return {**PUBLISHED.get(section.get("protocol", "leopart"), {}), **section}
 
     @model_validator(mode="after")
     def _primary_is_there(self) -> Args:
@@ -100,13 +95,14 @@ def run(encoder: Encoder, benchmark: Path, args: Args, job: Job) -> TaskResult:
     shutil.copytree(job.cache / "clusters", job.details / "clusters")
     if args.pictures:
         draw(job.details / "clusters.png", val, job.details / "clusters", found, args)
+    named = {f"k{k}": of_seeds for k, of_seeds in found.items()}
     return TaskResult(
         protocol=f"{args.protocol} clustering of {args.cluster_on}, input {args.input_px}, maps {args.map_px}, "
         f"mean over classes {args.average}, {len(args.kmeans_seeds)} seeds",
-        metrics=figures(found),
+        metrics=seed_figures(named),
         primary=f"miou_k{args.primary_k}",
         data_variant=f"{args.val_set}: {len(val.names)} pictures, {n_classes} classes",
-        rows=class_rows(found, class_names(n_classes)),
+        rows=seed_rows(named, class_names(n_classes)),
         notes=[*size_notes, *kept_notes(encoder.dim, args.pca_dims)],
     )
 
@@ -134,7 +130,7 @@ def cluster(grids: Points, names: list[str], k: int, seed: int, folder: Path, ar
         return (upsampled(grid, side) if args.cluster_on == "pixels" else grid).reshape(side * side, -1)
 
     how = KMeans(args.niter, args.nredo, args.points_per_centroid)
-    centroids = centroids_of(points, len(grids), side * side, k, how, seed)
+    centroids = centroids_of(points, np.full(len(grids), side * side), k, how, seed)
     maps = (enlarged(nearest(points(i), centroids).reshape(side, side), args.map_px) for i in range(len(grids)))
     folder.parent.mkdir(parents=True, exist_ok=True)
     write_folder(folder, zip(names, maps, strict=True))
@@ -150,34 +146,10 @@ def pairs(val: Segmentation, folder: Path) -> list[tuple[Path, Path]]:
     return [(mask, folder / f"{name}.png") for name, mask in zip(val.names, val.masks, strict=True)]
 
 
-def figures(found: dict[int, list[Matched]]) -> dict[str, float]:
-    """Mean mIoU of each number of clusters, and its deviation where there are several seeds."""
-    metrics = {}
-    for k, of_seeds in found.items():
-        values = [seed.miou for seed in of_seeds]
-        metrics[f"miou_k{k}"] = float(np.mean(values))
-        if len(values) > 1:
-            metrics[f"miou_k{k}_std"] = float(np.std(values))
-    return metrics
-
-
-def class_rows(found: dict[int, list[Matched]], names: list[str]) -> list[Row]:
-    """One row a class: its IoU by number of clusters, mean over seeds; the classes are the same in all of them."""
-    first = next(iter(found.values()))[0]
-    return [
-        {
-            "class": names[label],
-            "true_pixels": int(first.true_pixels[i]),
-            **{f"miou_k{k}": float(np.mean([seed.iou[i] for seed in of_seeds])) for k, of_seeds in found.items()},
-        }
-        for i, label in enumerate(first.labels)
-    ]
-
-
 def draw(file: Path, val: Segmentation, folder: Path, found: dict[int, list[Matched]], args: Args) -> None:
     """Pictures spread over the split: image, truth, and the matched clusters of each number, first seed."""
     rows = []
-    for i in np.unique(np.linspace(0, len(val.names) - 1, args.pictures).astype(int)):
+    for i in spread(len(val.names), args.pictures):
         image = np.array(read_rgb(val.images[i]))
         row = [image, overlay(image, read_index(val.masks[i]))]
         for k, of_seeds in found.items():

@@ -16,9 +16,7 @@ protocols, whose figures must not be mixed:
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
-
-from pydantic import model_validator
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from components.evaluate.score_cli import score_main
 from components.evaluate.segmentation_score import add_arguments, score_command
@@ -29,22 +27,18 @@ if TYPE_CHECKING:
     from components.common.encoder import Encoder
 
 _LEOPART: dict[str, Any] = {"epochs": 25, "batch_size": 60, "shuffle": True, "drop_last": True, "augment": True}
-PUBLISHED: dict[str, dict[str, Any]] = {
-    "timet": {"epochs": 50, "batch_size": 60, "shuffle": False, "drop_last": False, "augment": False},
-    "leopart": _LEOPART,
-    "neco": {**_LEOPART, "batch_size": 128},
-}
 
 
 class Args(ProbeParams):
     """`protocol` sets the published constants; a key given beside it changes one of them."""
 
-    protocol: Literal["timet", "leopart", "neco"] = "timet"
+    published: ClassVar[dict[str, dict[str, Any]]] = {
+        "timet": {"epochs": 50, "batch_size": 60, "shuffle": False, "drop_last": False, "augment": False},
+        "leopart": _LEOPART,
+        "neco": {**_LEOPART, "batch_size": 128},
+    }
 
-    @model_validator(mode="before")
-    @classmethod
-    def _fill_in_protocol(cls, section: dict[str, Any]) -> dict[str, Any]:
-        return {**PUBLISHED.get(section.get("protocol", "timet"), {}), **section}
+    protocol: Literal["timet", "leopart", "neco"] = "timet"
 
 
 @task("voc_linear", Args)

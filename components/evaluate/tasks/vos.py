@@ -16,22 +16,17 @@ figures must not be mixed:
 from __future__ import annotations
 
 import argparse
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from pydantic import Field
 
-from components.common.outputs import remove, stage_path
-from components.evaluate.davis_metrics import VOID
 from components.evaluate.davis_score import Scores, score_folders
 from components.evaluate.davis_unsupervised import MAX_PROPOSALS, score_unsupervised
-from components.evaluate.images import read_index, read_rgb, write_index
-from components.evaluate.layouts.davis import Sequence, read_davis, read_list, sequence_names, sequence_root
+from components.evaluate.layouts.davis import read_davis, read_list, sequence_names, sequence_root
+from components.evaluate.mask_videos import carry
 from components.evaluate.protocols import MaskArgs, input_words, protocol_of
 from components.evaluate.score_cli import score_main
-from components.evaluate.sheets import beside, overlay, to_width, write_gif
 from components.evaluate.task import Job, TaskResult, task
 
 if TYPE_CHECKING:
@@ -51,16 +46,8 @@ def run(encoder: Encoder, benchmark: Path, args: Args, job: Job) -> TaskResult:
     from components.evaluate.video import size_notes
 
     sequences = read_davis(benchmark, args.image_set, args.sparse)
-    predicted = job.cache / "predictions"
-    with job.progress(sum(len(s.frames) for s in sequences), "frames") as progress:
-        for sequence in sequences:
-            if not (predicted / sequence.name).is_dir():
-                write_masks(predicted / sequence.name, sequence, encoder, args, job)
-            progress.update(len(sequence.frames))
-    shutil.copytree(predicted, job.details / "predictions")
+    predicted = carry(sequences, encoder, args, job)
     scores = score_folders(sequence_root(benchmark / "Annotations"), predicted, [s.name for s in sequences])
-    for sequence in sequences[: args.pictures]:
-        animate(job.details / f"{sequence.name}.gif", sequence, predicted / sequence.name, args)
     sizes = sorted({f"{s.width}x{s.height}" for s in sequences})
     return TaskResult(
         protocol=f"{args.protocol} propagation, input {input_words(args)}",
@@ -72,33 +59,6 @@ def run(encoder: Encoder, benchmark: Path, args: Args, job: Job) -> TaskResult:
         tables={"frames": scores.frames},
         notes=size_notes([(s.height, s.width) for s in sequences], protocol_of(args)[0], encoder.patch_size),
     )
-
-
-def write_masks(folder: Path, sequence: Sequence, encoder: Encoder, args: Args, job: Job) -> None:
-    """One PNG per frame, the folder whole or not there."""
-    from components.evaluate.video import masks_of
-
-    partial = stage_path(folder)
-    remove(partial)
-    first = read_index(sequence.masks[0])
-    first[first == VOID] = 0
-    masks = masks_of(sequence.frames, first, encoder, *protocol_of(args), args.effort(job.device))
-    for frame, mask in zip(sequence.frames, masks, strict=True):
-        write_index(partial / f"{frame.stem}.png", mask)
-    partial.rename(folder)
-
-
-def animate(file: Path, sequence: Sequence, predicted: Path, args: Args) -> None:
-    """Propagated masks beside the true ones (or the bare frame where there is none), at most `gif_frames` of them."""
-    n = len(sequence.frames)
-    frames = []
-    for number in range(0, n, -(-n // args.gif_frames)):
-        frame, true_mask = sequence.frames[number], sequence.masks.get(number)
-        image = to_width(np.array(read_rgb(frame)), args.gif_width_px)
-        found = overlay(image, read_index(predicted / f"{frame.stem}.png"))
-        truth = overlay(image, read_index(true_mask)) if true_mask else image
-        frames.append(beside(found, truth, headings=("propagated", "truth")))
-    write_gif(file, frames, frame_ms=round(args.gif_s * 1000))
 
 
 def _score(args: argparse.Namespace) -> dict[str, Any]:
