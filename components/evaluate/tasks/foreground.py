@@ -15,6 +15,7 @@ background instead of the foreground: `boundary_of: background`.
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -236,6 +237,8 @@ def draw(file: Path, val: Split, predictions: Path, args: Args) -> None:
 
 
 def _score(args: argparse.Namespace) -> dict[str, Any]:
+    if not 0 < args.tolerance_px < math.inf:
+        raise StageError(f"the tolerance must be above 0 px, got {args.tolerance_px}")
     pairs = [(name, args.gt / f"{name}.png", file) for name, file in maps_in(args.pred).items()]
     rows = score_files(pairs, Rule(args.void, args.tolerance_px, args.boundary_of))
     return {"metrics": figures(rows), "pictures": rows}

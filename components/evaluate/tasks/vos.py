@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pydantic import Field
 
+from components.common.errors import StageError
 from components.common.outputs import remove, stage_path
 from components.evaluate.davis_metrics import VOID
 from components.evaluate.davis_score import Scores, score_folders
@@ -103,6 +104,8 @@ def animate(file: Path, sequence: Sequence, predicted: Path, args: Args) -> None
 
 def _score(args: argparse.Namespace) -> dict[str, Any]:
     unsupervised = args.setting == "unsupervised"
+    if not args.gt.is_dir():
+        raise StageError("no such folder", where=args.gt)
     folder = args.gt / ("Annotations_unsupervised" if unsupervised else "Annotations")
     truth = sequence_root(folder) if folder.is_dir() else args.gt
     names = read_list(args.set) if args.set else sequence_names(args.gt, truth, Args.model_validate({}).image_set)
