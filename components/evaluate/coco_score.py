@@ -9,7 +9,7 @@ import contextlib
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -17,18 +17,25 @@ from components.common.errors import StageError
 from components.evaluate.layouts.coco import Coco, check_box, check_ids, check_segmentation, read_json
 
 Result = dict[str, Any]
+MaskSize = Literal["mask", "box"]
 KINDS = {"box": ("bbox", "bbox"), "mask": ("segm", "segmentation")}  # pycocotools' word, key of a detection
 FIGURES = {  # place among the official twelve
     "ap": 0, "ap50": 1, "ap75": 2, "ap_small": 3, "ap_medium": 4, "ap_large": 5, "ar": 8,
 }  # fmt: skip
 
 
-def score(truth: Coco, results: Sequence[Result]) -> tuple[dict[str, float], list[dict[str, Any]]]:
+def score(
+    truth: Coco, results: Sequence[Result], mask_size: MaskSize = "mask"
+) -> tuple[dict[str, float], list[dict[str, Any]]]:
     """Figures (`box_ap`, `mask_ap50`, ...) and one row per category.
 
     Masks are scored where the annotations and every detection have them, boxes likewise. A figure over objects of a
     size that does not occur is left out. Crowds are matched as pycocotools does: any number of detections may fall
     into one, none of them counts.
+
+    Args:
+        mask_size: whether a detected mask is small, medium or large by its own area (as detectron2 and mmdetection have
+            it), or by that of its box where it has one (pycocotools' `loadRes` on a file with both).
     """
     figures: dict[str, float] = {}
     rows = {number: {"class": name, "objects": _count(truth, number)} for number, name in truth.names.items()}
@@ -37,17 +44,19 @@ def score(truth: Coco, results: Sequence[Result]) -> tuple[dict[str, float], lis
             continue
         if not all(key in result for result in results):
             continue
-        official = _official(truth, results, word)
+        official = _official(truth, results, word, mask_size)
         found = {f"{kind}_{name}": float(official.stats[place]) for name, place in FIGURES.items()}
         figures |= {name: value for name, value in found.items() if value > -1}
         for number, per_class in zip(official.params.catIds, _by_class(official), strict=True):
             rows[number] |= {f"{kind}_{name}": value for name, value in per_class.items()}
+    if all(note.get("iscrowd") or note.get("ignore") for notes in truth.objects.values() for note in notes):
+        raise StageError("nothing to score: every annotation is a crowd, or to be ignored")
     if not figures:
         raise StageError("nothing to score: annotations and detections have neither boxes nor masks in common")
     return figures, list(rows.values())
 
 
-def _official(truth: Coco, results: Sequence[Result], word: str) -> Any:
+def _official(truth: Coco, results: Sequence[Result], word: str, mask_size: MaskSize) -> Any:
     """A finished COCOeval."""
     from pycocotools.cocoeval import COCOeval
 
@@ -57,7 +66,7 @@ def _official(truth: Coco, results: Sequence[Result], word: str) -> Any:
         note |= {"id": number, "iscrowd": int(note.get("iscrowd") or 0)}
         note.setdefault("area", note["bbox"][2] * note["bbox"][3])
     with contextlib.redirect_stdout(io.StringIO()):
-        official = COCOeval(_coco(truth, notes), _coco(truth, _detections(results, word)), word)
+        official = COCOeval(_coco(truth, notes), _coco(truth, _detections(results, word, mask_size)), word)
         official.evaluate()
         official.accumulate()
         official.summarize()
@@ -75,13 +84,14 @@ def _coco(truth: Coco, notes: list[Result]) -> Any:
     return coco
 
 
-def _detections(results: Sequence[Result], word: str) -> list[Result]:
-    """Detections as annotations. A mask's area is the mask's own, which decides its size class, not its box's."""
+def _detections(results: Sequence[Result], word: str, mask_size: MaskSize) -> list[Result]:
+    """Detections as annotations, with the area that decides their size class."""
     from pycocotools import mask
 
     found = []
     for number, result in enumerate(results, start=1):
-        area = result["bbox"][2] * result["bbox"][3] if word == "bbox" else float(mask.area(result["segmentation"]))
+        by_box = word == "bbox" or (mask_size == "box" and "bbox" in result)
+        area = result["bbox"][2] * result["bbox"][3] if by_box else float(mask.area(result["segmentation"]))
         found.append({**result, "id": number, "iscrowd": 0, "area": area})
     return found
 
@@ -124,4 +134,6 @@ def read_results(file: Path, truth: Coco) -> list[Result]:
             check_segmentation(result["segmentation"], sizes[result["image_id"]], what, file)
             if isinstance(result["segmentation"], list):
                 raise StageError(f"{what} has polygons, results have run-length codes", where=file)
+            if not isinstance(result["segmentation"]["counts"], str):
+                raise StageError(f"{what} has plain run lengths, results have compressed ones", where=file)
     return results

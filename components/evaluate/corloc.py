@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from components.common.errors import StageError
+from components.evaluate.layouts.coco import read_json
 
 Boxes = Mapping[str, Sequence[float]]  # picture name -> x0, y0, x1, y1 in pixels, x1 and y1 exclusive
 
@@ -54,12 +55,7 @@ def figures(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 
 def read_boxes(file: Path) -> dict[str, list[float]]:
     """Predicted boxes from JSON, `{"name": [x0, y0, x1, y1], ...}`."""
-    try:
-        document = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise StageError("no such file of boxes", where=file) from None
-    except ValueError:
-        raise StageError("not readable as JSON", where=file) from None
+    document = read_json(file)
     if not isinstance(document, dict):
         raise StageError("expected a mapping from picture names to boxes", where=file)
     for name, box in document.items():

@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+LARGEST_EXPONENT = 80.0  # exp of it still leaves room for a sum in float32
+
 
 def nearest(queries: Tensor, chunks: Iterable[Tensor], k: int, query_rows: int) -> tuple[Tensor, Tensor]:
     """The k most similar training rows of every query.
@@ -52,7 +54,10 @@ def top_k(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 def votes(similarities: Tensor, labels: Tensor, n_classes: int, temperature: float) -> Tensor:
     """(Q, C) sums of exp(similarity / temperature) over the neighbours (Q, k) of each class."""
-    weights = (similarities / temperature).exp()
+    scaled = similarities / temperature
+    if 1 / temperature > LARGEST_EXPONENT:
+        scaled = scaled - scaled.amax(1, keepdim=True)  # the same order of classes, within the range of floats
+    weights = scaled.exp()
     return weights.new_zeros(len(labels), n_classes).scatter_add_(1, labels, weights)
 
 

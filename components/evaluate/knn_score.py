@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zipfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from components.evaluate.class_score import TOP, accuracies
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+MAX_CLASSES = 1 << 20  # votes are a table of queries by classes
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,7 @@ def classify(
     how: Votes,
     n_classes: int,
 ) -> Found:
-    """Top-1 and top-5 for every k.
+    """Top-1 and top-5 for every k; below 5 neighbours "top-5" looks at k classes, as the released code does.
 
     Args:
         queries: (Q, D) features; `labels` (Q,) their classes.
@@ -69,8 +72,10 @@ def classify(
     ranked: dict[int, Tensor] = {}
     for k in ks:
         ballot = votes(similarities[:, :k], neighbour_labels[:, :k], n_classes, how.temperature)
-        ranked[k] = ranking(ballot, TOP if n_classes > TOP else 1)
-        metrics |= {f"{name}_k{k}": value for name, value in accuracies(ranked[k].numpy(), labels.numpy()).items()}
+        ranked[k] = ranking(ballot, min(TOP, k) if n_classes > TOP else 1)  # k neighbours name k classes at most
+        metrics[f"top1_k{k}"] = accuracies(ranked[k].numpy(), labels.numpy())["top1"]
+        if n_classes > TOP:
+            metrics[f"top5_k{k}"] = float((ranked[k] == labels[:, None]).any(1).double().mean())
     return Found(metrics, primary_k, ranked[primary_k], similarities, neighbours, notes)
 
 
@@ -81,7 +86,7 @@ def score_features(train: Path, test: Path, ks: Sequence[int], temperature: floa
     (x, x_labels), (y, y_labels) = read_features(train), read_features(test)
     if x.shape[1] != y.shape[1]:
         raise StageError(f"features differ in width: {x.shape[1]} and {y.shape[1]}", where=test)
-    if min(ks) < 1 or temperature <= 0:
+    if min(ks) < 1 or not 0 < temperature < math.inf:
         raise StageError("k and the temperature must be positive")
     found = classify(
         torch.from_numpy(y),
@@ -98,12 +103,24 @@ def read_features(file: Path) -> tuple[np.ndarray, np.ndarray]:
     """`features` (N, D) as float32 and `labels` (N,) as int64 from an .npz that holds no Python objects."""
     try:
         with np.load(file, allow_pickle=False) as content:
-            features, labels = content["features"].astype(np.float32), content["labels"].astype(np.int64)
+            features, labels = content["features"], content["labels"]
     except (OSError, KeyError, ValueError, EOFError, TypeError, AttributeError, zipfile.BadZipFile) as error:
         raise StageError(f"expected an .npz with `features` and `labels`, {error}", where=file) from None
-    if features.ndim != 2 or labels.shape != features.shape[:1] or not len(labels) or labels.min() < 0:
+    if features.dtype.kind not in "fiu" or labels.dtype.kind not in "iu":
+        what = f"features of type {features.dtype} and labels of type {labels.dtype}, expected real and whole numbers"
+        raise StageError(what, where=file)
+    if (
+        features.ndim != 2
+        or not features.size
+        or labels.shape != features.shape[:1]
+        or not len(labels)
+        or labels.min() < 0
+    ):
         what = f"features {features.shape} and labels {labels.shape} do not belong together"
         raise StageError(what, where=file, do="give (N, D) features and N class numbers from 0 on")
+    features = features.astype(np.float32)
     if not np.isfinite(features).all():
         raise StageError("the features hold NaN or infinity", where=file)
-    return features, labels
+    if labels.max() >= MAX_CLASSES:
+        raise StageError(f"class number {labels.max()}, at most {MAX_CLASSES - 1} are counted", where=file)
+    return features, labels.astype(np.int64)

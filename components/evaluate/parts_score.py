@@ -41,6 +41,8 @@ def video_counts(name: str, truth: Path, predicted: Path, first_frame: bool) -> 
     for folder in (truth, predicted):
         if not folder.is_dir():
             raise StageError(f"no label maps of video {name}", where=folder)
+    if not pictures_in(truth):
+        raise StageError(f"no label maps of video {name}", where=truth)
     counts = np.zeros((N_CLASSES, N_CLASSES), np.int64)
     for file in pictures_in(truth)[0 if first_frame else 1 :]:
         true, found = read_index(file), _predicted(predicted, file.stem)

@@ -78,6 +78,8 @@ def score_maps(pairs: Sequence[tuple[Path, Path]], n_classes: int = N_CLASSES) -
 
 def score_folders(truth: Path, predicted: Path, n_classes: int = N_CLASSES) -> dict[str, Any]:
     """Figures of the maps in `predicted` against those of the same names in `truth`; StageError if there are none."""
+    if not 2 <= n_classes <= 255:
+        raise StageError(f"the number of classes must be 2 to 255, got {n_classes}")
     for folder in (truth, predicted):
         if not folder.is_dir():
             raise StageError("no such folder", where=folder)

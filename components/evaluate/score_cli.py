@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import sys
 from collections.abc import Callable
@@ -11,6 +12,8 @@ from typing import Any
 
 from components.common.errors import ExitCode, StageError
 from components.common.outputs import write_text
+
+MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 def score_main(
@@ -28,10 +31,13 @@ def score_main(
     args = parser.parse_args(argv)
     try:
         result = score(args)
-        write_text(args.json, json.dumps(result, indent=2, sort_keys=True) + "\n")
+        write_text(args.json, json.dumps(result, indent=2, sort_keys=True, allow_nan=False) + "\n")
     except StageError as error:
         print(f"{task} score: {error}", file=sys.stderr)
         return int(error.code)
+    except OSError as error:  # every path here is the user's: a folder for a file, no permission, a full disk
+        print(f"{task} score: {(error.strerror or str(error)).lower()}: {error.filename}", file=sys.stderr)
+        return int(ExitCode.NO_ROOM if error.errno in MACHINE else ExitCode.BAD_INPUT)
     for name, value in result["metrics"].items():
         print(f"{name:16s} {value:.4f}")
     return int(ExitCode.OK)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,7 @@ VOID = 255
 
 Labels = NDArray[np.uint8]
 Counts = NDArray[np.int64]
+Average = Literal["occurring", "present", "all"]
 
 
 def confusion(truth: Labels, predicted: Labels, n_classes: int) -> Counts:
@@ -26,9 +27,17 @@ def confusion(truth: Labels, predicted: Labels, n_classes: int) -> Counts:
     return np.bincount(pairs, minlength=n_classes**2).reshape(n_classes, n_classes)
 
 
-def figures(counts: Counts) -> dict[str, float]:
-    """mIoU over the classes that occur in truth or prediction, and the share of pixels that are right."""
-    return {"miou": float(np.nanmean(class_iou(counts))), "pixel_accuracy": float(np.trace(counts) / counts.sum())}
+def figures(counts: Counts, average: Average = "occurring") -> dict[str, float]:
+    """mIoU, and the share of pixels that are right.
+
+    Args:
+        average: classes in the mean. `occurring` in truth or prediction, as segmentation toolboxes have it; `present`
+            in the truth (TimeT's released code); `all`, of which one that occurs nowhere counts 0 (Leopart's). The
+            three agree where the truth holds every class, as VOC's val does.
+    """
+    iou = class_iou(counts)
+    iou = iou[counts.sum(1) > 0] if average == "present" else np.nan_to_num(iou) if average == "all" else iou
+    return {"miou": float(np.nanmean(iou)), "pixel_accuracy": float(np.trace(counts) / counts.sum())}
 
 
 def class_iou(counts: Counts) -> NDArray[np.float64]:
@@ -65,7 +74,9 @@ def check_labels(labels: Labels, n_classes: int, file: Path) -> None:
         raise StageError(what, where=file)
 
 
-def score_folders(truth: Path, predicted: Path, n_classes: int, names: list[str] | None = None) -> dict[str, Any]:
+def score_folders(
+    truth: Path, predicted: Path, n_classes: int, names: list[str] | None = None, average: Average = "occurring"
+) -> dict[str, Any]:
     """Figures of `predicted/<name>.png` against `truth/<name>.png`, for the named pictures or all predicted ones."""
     if not 2 <= n_classes <= VOID:
         raise StageError(f"the number of classes must be 2 to {VOID}, got {n_classes}")
@@ -77,7 +88,7 @@ def score_folders(truth: Path, predicted: Path, n_classes: int, names: list[str]
         raise StageError("no label maps (*.png)", where=predicted)
     counts = score_pairs([(truth / f"{n}.png", predicted / f"{n}.png") for n in names], n_classes)
     rows = class_rows(counts, [str(i) for i in range(n_classes)])
-    return {"metrics": figures(counts), "classes": rows, "n": len(names)}
+    return {"metrics": figures(counts, average), "classes": rows, "n": len(names)}
 
 
 def class_rows(counts: Counts, names: list[str]) -> list[dict[str, Any]]:
@@ -98,8 +109,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--gt", type=Path, required=True, help="folder of true label maps (PNG, 255 = void)")
     parser.add_argument("--pred", type=Path, required=True, help="folder of predicted ones with the same names")
     parser.add_argument("--num-classes", type=int, required=True, help="labels are 0..N-1")
+    what = "classes in the mean: those in truth or prediction, in the truth, or every one"
+    parser.add_argument("--average", choices=get_args(Average), default="occurring", help=what)
 
 
 def score_command(args: argparse.Namespace) -> dict[str, Any]:
     """What `score` writes."""
-    return score_folders(args.gt, args.pred, args.num_classes)
+    return score_folders(args.gt, args.pred, args.num_classes, average=args.average)

@@ -45,6 +45,8 @@ class Rule:
     def __post_init__(self) -> None:
         if self.void == "label" and self.average == "all":
             raise StageError("void as a label goes with the labels present, not with all of them")
+        if self.batch_clips < 1:
+            raise StageError(f"clips are averaged in batches of one at least, got {self.batch_clips}")
 
 
 @dataclass

@@ -52,6 +52,7 @@ class ProbeParams(TaskParams):
     crop_scale: tuple[float, float] = Field((0.8, 1.0), description="share of the area of a random crop")
     crop_ratio: tuple[float, float] = Field((3 / 4, 4 / 3), description="its width / height")
     flip: float = Field(0.5, ge=0, le=1)
+    average: seg.Average = Field("occurring", description="classes in the mean: in truth or prediction, in truth, all")
 
 
 def run_probe(
@@ -86,8 +87,12 @@ def run_probe(
     )
     draw(job.details / "segmentation.png", val, predicted, args.pictures, dict(enumerate(names)))
     return TaskResult(
-        protocol=f"{protocol}, input {args.input_px}, labels {args.label_px}",
-        metrics={**seg.figures(counts), **{f"{k}_native": v for k, v in seg.figures(native).items()}},
+        protocol=f"{protocol}, input {args.input_px}, labels {args.label_px}"
+        + ("" if args.average == "occurring" else f", mean over classes {args.average}"),
+        metrics={
+            **seg.figures(counts, args.average),
+            **{f"{name}_native": value for name, value in seg.figures(native, args.average).items()},
+        },
         primary="miou",
         data_variant=f"{args.train_set}/{args.val_set}: {len(train.names)} train, {len(val.names)} val pictures, "
         f"{n_classes} classes",

@@ -10,10 +10,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pycocotools import mask
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 
 from components.common.errors import StageError
-from components.evaluate.coco_score import score
-from components.evaluate.layouts.coco import Coco, read_coco, read_instances
+from components.evaluate.coco_score import FIGURES, KINDS, read_results, score
+from components.evaluate.layouts.coco import Coco, fits, read_coco, read_instances, run_lengths
 from components.evaluate.score_cli import score_main
 from components.evaluate.tasks import coco as task
 from tests.evaluate.coco_small import as_results, coco, write
@@ -90,6 +93,60 @@ def test_ap_by_loops(truth: Coco, tmp_path: Path) -> None:
     assert figures["box_ap"] == pytest.approx(np.mean(list(expected.values())))
     assert figures["box_ap75"] == pytest.approx(np.mean([aps[5] for aps in expected.values()]))
     assert 0.05 < figures["box_ap"] < 0.9
+
+
+@pytest.mark.parametrize("mask_size", ["mask", "box"])
+@pytest.mark.parametrize("seed", range(3))
+def test_equals_pycocotools_on_the_files(seed: int, mask_size: Any, tmp_path: Path) -> None:
+    """Crowds, plain and compressed run lengths, equal scores, more than 100 detections; every official figure."""
+    rng = np.random.default_rng(seed)
+    document, results = scattered(rng)
+    gt, pred = tmp_path / "gt.json", tmp_path / "pred.json"
+    gt.write_text(json.dumps(document))
+    pred.write_text(json.dumps(results))
+    truth = read_instances(gt)
+    figures, _ = score(truth, read_results(pred, truth), mask_size)
+    for kind, (word, _) in KINDS.items():
+        if word == "segm" and mask_size == "mask":
+            results = [{key: value for key, value in result.items() if key != "bbox"} for result in results]
+        official = COCOeval(COCO(gt), COCO(gt).loadRes(results), word)
+        official.evaluate()
+        official.accumulate()
+        official.summarize()
+        for name, place in FIGURES.items():
+            assert figures.get(f"{kind}_{name}", -1.0) == official.stats[place], (kind, name)
+
+
+def scattered(rng: np.random.Generator) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Objects in three pictures and detections about them; masks are full of holes, so that areas differ."""
+    sides = [(60, 80), (200, 150), (7, 300)]
+    images = [{"id": 5 * i + 2, "file_name": f"{i}.jpg", "height": h, "width": w} for i, (h, w) in enumerate(sides)]
+    notes, results = [], []
+    for image, (height, width) in zip(images, sides, strict=True):
+        for number in range(6):
+            x, y = int(rng.integers(0, width - 2)), int(rng.integers(0, height - 2))
+            box = [x, y, int(rng.integers(1, width - x)), int(rng.integers(1, height - y))]
+            own = {"image_id": image["id"], "category_id": int(rng.choice([3, 9])), "bbox": box}
+            pixels = np.zeros((height, width), np.uint8)
+            pixels[y : y + box[3], x : x + box[2]] = rng.random((box[3], box[2])) < 0.6
+            coded = mask.encode(np.asfortranarray(pixels))
+            text = {**coded, "counts": coded["counts"].decode()}
+            crowd = number == 0
+            plain = {"size": [height, width], "counts": run_lengths(text["counts"])}
+            area = float(pixels.sum())
+            notes.append(
+                {**own, "id": len(notes) + 1, "iscrowd": crowd, "area": area, "segmentation": plain if crowd else text}
+            )
+            for _ in range(1 if number else 105):
+                near = [max(0, v + int(rng.integers(-1, 2))) for v in box[:2]] + box[2:]
+                results.append({**own, "bbox": near, "score": float(rng.choice([0.2, 0.5, 0.9])), "segmentation": text})
+    return {"images": images, "annotations": notes, "categories": [{"id": 3}, {"id": 9}]}, results
+
+
+@pytest.mark.parametrize("runs", [[0, 600], [17, 3, 40, 540], [100_000, 1, 1, 99_999, 5]])
+def test_run_lengths_are_those_of_pycocotools(runs: list[int]) -> None:
+    code = mask.frPyObjects({"size": [sum(runs), 1], "counts": runs}, sum(runs), 1)["counts"].decode()
+    assert run_lengths(code) == runs and fits(code, sum(runs)) and not fits(code, sum(runs) + 1)
 
 
 def test_no_detections_and_boxes_alone(truth: Coco, tmp_path: Path) -> None:

@@ -81,6 +81,23 @@ def test_no_more_than_a_block_of_similarities_is_in_memory(monkeypatch: pytest.M
     assert set(found.metrics) == {f"top{n}_k{k}" for n in (1, 5) for k in (10, 20, 50)}
 
 
+@pytest.mark.parametrize("k", [1, 3, 5, 9])
+def test_top5_of_few_neighbours_looks_at_as_many_classes(k: int) -> None:
+    """As the released code: `correct.narrow(1, 0, min(5, k))`; classes without a vote are not guesses."""
+    rng = np.random.default_rng(k)
+    x, y, labels, truth = rng.normal(size=(30, 4)), rng.normal(size=(20, 4)), *rng.integers(0, 8, (2, 30))
+    how = knn_score.Votes((k,), k, 0.07)
+    chunks, of_train, truth = [torch.from_numpy(x)], torch.from_numpy(labels), truth[:20]
+    found = knn_score.classify(torch.from_numpy(y), chunks, of_train, torch.from_numpy(truth), how, n_classes=8)
+    ranked = np.array(naive(x, labels, y, k, 8, 0.07))
+    assert found.metrics[f"top5_k{k}"] == (ranked[:, : min(5, k)] == truth[:, None]).any(1).mean()
+
+
+def test_a_low_temperature_does_not_overflow() -> None:
+    ballot = votes(torch.tensor([[0.9, 0.8, 0.8]]), torch.tensor([[2, 1, 1]]), 3, 1e-3)
+    assert torch.isfinite(ballot).all() and ranking(ballot, 3).tolist() == [[2, 1, 0]]
+
+
 def test_k_beyond_the_training_set() -> None:
     assert list(usable([10, 20, 100, 200], 90)) == [10, 20, 90]
     x = torch.eye(4)

@@ -39,6 +39,16 @@ def test_equals_the_loop(seed: int, n_classes: int) -> None:
     assert (found["miou"], found["pixel_accuracy"]) == pytest.approx(naive(truth, predicted, n_classes), abs=1e-12)
 
 
+def test_means_over_classes_that_the_truth_lacks() -> None:
+    """Class 2 is predicted and never true, class 3 is neither: the three means of the released codes."""
+    truth, predicted = np.array([[0, 0, 0, 1, 1, 255]], np.uint8), np.array([[0, 0, 2, 1, 0, 3]], np.uint8)
+    counts = seg.confusion(truth, predicted, 4)
+    ious = [2 / 4, 1 / 2, 0.0]  # one void pixel of class 3 is not counted
+    assert seg.figures(counts)["miou"] == pytest.approx(sum(ious) / 3)
+    assert seg.figures(counts, "present")["miou"] == pytest.approx(sum(ious[:2]) / 2)
+    assert seg.figures(counts, "all")["miou"] == pytest.approx(sum(ious) / 4)
+
+
 def test_absent_class_is_null_not_zero() -> None:
     counts = seg.confusion(np.array([[0, 1]], np.uint8), np.array([[0, 1]], np.uint8), 3)
     assert seg.figures(counts)["miou"] == 1.0

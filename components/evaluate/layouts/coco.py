@@ -17,6 +17,7 @@ from typing import Any
 
 from components.common.errors import StageError
 
+FAR_PX = 100_000  # pycocotools walks along every edge: beyond it lies a slip, and all memory
 Note = dict[str, Any]  # one annotation, as the file has it
 
 
@@ -97,11 +98,11 @@ def read_instances(file: Path, folder: Path = Path()) -> Coco:
 
 def read_json(file: Path) -> Any:
     """The document; StageError where there is none."""
+    if not file.is_file():
+        raise StageError("no such file", where=file)
     try:
         return json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise StageError("no such file", where=file) from None
-    except ValueError:
+    except (ValueError, RecursionError):
         raise StageError("not readable as JSON", where=file) from None
 
 
@@ -114,9 +115,10 @@ def check_box(box: Any, what: str, file: Path) -> None:
 
 def check_segmentation(segmentation: Any, size: tuple[int, int], what: str, file: Path) -> None:
     """StageError unless it is a list of polygons, or a run-length code of a picture of this (height, width)."""
-    if isinstance(segmentation, list):
-        good = all(isinstance(polygon, list) and len(polygon) % 2 == 0 for polygon in segmentation)
-        good = good and all(type(v) in (int, float) for polygon in segmentation for v in polygon)
+    if isinstance(segmentation, list) and segmentation:
+        good = all(isinstance(polygon, list) and polygon and len(polygon) % 2 == 0 for polygon in segmentation)
+        good = good and len(segmentation[0]) > 4  # pycocotools goes by the first one, and takes 4 numbers for a box
+        good = good and all(type(v) in (int, float) and abs(v) <= FAR_PX for polygon in segmentation for v in polygon)
     else:
         good = isinstance(segmentation, dict) and {"size", "counts"} <= segmentation.keys()
         good = good and isinstance(segmentation["counts"], str | list)
@@ -125,6 +127,33 @@ def check_segmentation(segmentation: Any, size: tuple[int, int], what: str, file
     if isinstance(segmentation, dict) and segmentation["size"] != list(size):
         said = json.dumps(segmentation["size"])
         raise StageError(f"the segmentation of {what} is of size {said}, its image {list(size)}", where=file)
+    if isinstance(segmentation, dict) and not fits(segmentation["counts"], size[0] * size[1]):
+        raise StageError(f"the segmentation of {what} has run lengths that do not fit its image", where=file)
+
+
+def fits(counts: str | list[Any], pixels: int) -> bool:
+    """Whether run lengths, compressed or not, are whole numbers >= 0 that add up to `pixels`.
+
+    pycocotools does not look: comparing maps of different lengths never ends.
+    """
+    runs = run_lengths(counts) if isinstance(counts, str) else counts
+    return runs is not None and all(type(run) is int and run >= 0 for run in runs) and sum(runs) == pixels
+
+
+def run_lengths(text: str) -> list[int] | None:
+    """COCO's compressed run lengths: 5 bits a character, lowest first, from the fourth run on as differences."""
+    runs: list[int] = []
+    value = shift = 0
+    for code in text.encode("latin-1", "replace"):
+        value |= ((code - 48) & 31) << shift
+        shift += 5
+        if not 48 <= code < 112 or shift > 35:
+            return None
+        if not (code - 48) & 32:
+            value -= (1 << shift) if (code - 48) & 16 else 0
+            runs.append(value + (runs[-2] if len(runs) > 2 else 0))
+            value = shift = 0
+    return None if shift else runs
 
 
 def check_ids(entry: Any, data: Coco, what: str, file: Path) -> None:
@@ -139,6 +168,8 @@ def check_ids(entry: Any, data: Coco, what: str, file: Path) -> None:
 def _picture(entry: Any, folder: Path, file: Path) -> CocoPicture:
     number = _get(entry, "id", int, "an image", file)
     name, height, width = (_get(entry, key, kind, f"image {number}", file) for key, kind in _PICTURE.items())
+    if min(height, width) < 1:
+        raise StageError(f"image {number} is {width}x{height} pixels", where=file)
     return CocoPicture(number, folder / name, height, width)
 
 
@@ -157,7 +188,9 @@ def _check(note: Any, data: Coco, sizes: Mapping[int, tuple[int, int]], file: Pa
     check_box(note.get("bbox"), what, file)
     if note.get("iscrowd", 0) not in (0, 1):
         raise StageError(f"{what} has iscrowd {json.dumps(note['iscrowd'])[:60]}, expected 0 or 1", where=file)
-    if type(note.get("area", 0)) not in (int, float):
+    if type(note.get("area", 0)) not in (int, float) or not math.isfinite(note.get("area", 0)):
         raise StageError(f"{what} has area {json.dumps(note['area'])[:60]}, expected a number", where=file)
+    if note.get("segmentation") == []:  # how tools write an object that has a box and no mask
+        del note["segmentation"]
     if "segmentation" in note:
         check_segmentation(note["segmentation"], sizes[note["image_id"]], what, file)

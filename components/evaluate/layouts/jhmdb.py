@@ -66,7 +66,7 @@ def listed(folder: Path, split: int, part: str) -> list[tuple[str, str]]:
         raise StageError(f"no lists of split {split} (<class>{ending})", where=folder)
     found = []
     for file in files:
-        for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
+        for number, line in enumerate(_text(file).splitlines(), start=1):
             words = line.split()
             if words and (len(words) != 2 or words[1] not in {"0", *PARTS.values()}):
                 raise StageError(f"line {number} is not `<clip>.avi 1` or `<clip>.avi 2`: {line.strip()}", where=file)
@@ -102,6 +102,8 @@ def read_joints(file: Path) -> Joints:
     positions = np.asarray(content["pos_img"])
     if positions.ndim != 3 or positions.shape[:2] != (2, len(JOINTS)) or positions.dtype.kind not in "fiu":
         raise StageError(f"`pos_img` must be numbers (2, 15, T), it is {positions.shape}", where=file)
+    if not positions.size:
+        raise StageError("`pos_img` has no frames", where=file)
     if not np.isfinite(positions).all():
         raise StageError("`pos_img` has values that are not finite", where=file)
     return positions.astype(np.float64).transpose(2, 1, 0) - 1
@@ -116,6 +118,13 @@ def write_joints(file: Path, joints: Joints) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     with atomic_file(file) as partial:
         partial.write_bytes(HEADER + content.getvalue()[len(HEADER) :])
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        raise StageError("the list is not readable as text", where=file) from None
 
 
 def _clip(root: Path, action: str, name: str) -> Clip:

@@ -45,8 +45,8 @@ def read_meta(file: Path) -> dict[str, dict[int, str]]:
             video: {int(number): str(facts["category"]) for number, facts in entry["objects"].items()}
             for video, entry in document["videos"].items()
         }
-    except FileNotFoundError:
+    except (FileNotFoundError, IsADirectoryError):
         raise StageError("not in YouTube-VOS layout, no meta.json", where=file.parent) from None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         what = f"not a YouTube-VOS meta.json ({type(error).__name__}: {' '.join(str(error).split())})"
         raise StageError(what, where=file, do="expected videos.<video>.objects.<id>.category") from None

@@ -116,6 +116,7 @@ class Args(TaskParams):
     decay_positions: bool = Field(True, description="weight decay on positions and tokens, as the released code has")
     clip_norm: float | None = Field(None, gt=0)
     half: bool = Field(True, description="bfloat16 for encoder, pyramid and heads on a GPU (published: float16)")
+    mask_size: coco_score.MaskSize = Field("mask", description="area by which a detected mask is small or large")
     checkpointing: bool = Field(True, description="blocks are computed twice to save memory")
     log_every: int = Field(50, gt=0, description="iterations")
     checkpoint_every_s: float = Field(300, ge=0)
@@ -143,7 +144,7 @@ def run(encoder: Encoder, benchmark: Path, args: Args, job: Job) -> TaskResult:
     curve = fit(detector, train, categories, encoder, args, job)
     found = detect_all(detector, val.pictures, categories, encoder, options(Looking, args), job)
     write_text(job.details / "results.json", json.dumps(found))
-    figures, rows = coco_score.score(val, found)
+    figures, rows = coco_score.score(val, found, args.mask_size)
     draw(job.details / "detections.png", val, found, args)
     return TaskResult(
         protocol=f"{args.protocol} {args.heads}, short side {args.test_short_px}, {args.epochs} epochs of "
@@ -224,13 +225,15 @@ def draw(file: Path, val: Coco, found: list[dict[str, Any]], args: Args) -> None
 def _score(args: argparse.Namespace) -> dict[str, Any]:
     truth = read_instances(args.gt)
     found = coco_score.read_results(args.pred, truth)
-    figures, rows = coco_score.score(truth, found)
+    figures, rows = coco_score.score(truth, found, args.mask_size)
     return {"metrics": figures, "classes": rows, "n": len(found)}
 
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--gt", type=Path, required=True, help="annotations, instances_*.json")
     parser.add_argument("--pred", type=Path, required=True, help="detections in COCO's results format (JSON)")
+    what = "area that makes a detected mask small, medium or large: its own, or its box's as loadRes has it"
+    parser.add_argument("--mask-size", choices=("mask", "box"), default="mask", help=what)
 
 
 if __name__ == "__main__":

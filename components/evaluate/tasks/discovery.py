@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from components.common.errors import StageError
 from components.common.outputs import write_text
 from components.evaluate import corloc
 from components.evaluate.box_pictures import draw_boxes, enlarged, heat, mark_cell
@@ -134,6 +135,8 @@ def draw(file: Path, encoder: Encoder, pictures: list[Picture], args: Args, job:
 
 def _score(args: argparse.Namespace) -> dict[str, Any]:
     given = Args.model_validate({})
+    if not 0 < args.least_iou <= 1:
+        raise StageError(f"the least IoU must lie above 0 and not above 1, got {args.least_iou}")
     pictures = read_pictures(args.gt, args.layout, args.set, args.list, given.round_boxes, args.drop_hard)
     truth = {picture.name: picture.boxes for picture in pictures}
     rows = corloc.corloc_rows(corloc.read_boxes(args.pred), truth, args.least_iou)

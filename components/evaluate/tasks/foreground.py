@@ -16,6 +16,7 @@ boundary F compares with the background instead of the foreground: `boundary_of:
 from __future__ import annotations
 
 import argparse
+import math
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -236,6 +237,8 @@ def draw(file: Path, val: Split, masks: Mask, segments: dict[str, list[Matched]]
 
 
 def _score(args: argparse.Namespace) -> dict[str, Any]:
+    if not 0 < args.tolerance_px < math.inf:
+        raise StageError(f"the tolerance must be above 0 px, got {args.tolerance_px}")
     pairs = [(name, args.gt / f"{name}.png", file) for name, file in maps_in(args.pred).items()]
     rows = score_files(pairs, Rule(args.void, args.tolerance_px, args.boundary_of))
     return {"metrics": figures(rows), "pictures": rows}

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
+from components.common.errors import StageError
 from components.evaluate.davis_score import Scores, score_folders
 from components.evaluate.davis_unsupervised import MAX_PROPOSALS, score_unsupervised
 from components.evaluate.layouts.davis import read_davis, read_list, sequence_names, sequence_root
@@ -63,6 +64,8 @@ def run(encoder: Encoder, benchmark: Path, args: Args, job: Job) -> TaskResult:
 
 def _score(args: argparse.Namespace) -> dict[str, Any]:
     unsupervised = args.setting == "unsupervised"
+    if not args.gt.is_dir():
+        raise StageError("no such folder", where=args.gt)
     folder = args.gt / ("Annotations_unsupervised" if unsupervised else "Annotations")
     truth = sequence_root(folder) if folder.is_dir() else args.gt
     names = read_list(args.set) if args.set else sequence_names(args.gt, truth, Args.model_validate({}).image_set)
