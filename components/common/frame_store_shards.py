@@ -77,7 +77,11 @@ class ShardWriter:
 
     def _write(self, piece: bytes) -> None:
         assert self._file is not None
-        self._file.write(piece)
+        try:
+            self._file.write(piece)
+        except OSError as error:
+            error.filename = self._file.name  # which disk is full
+            raise
         self._hash.update(piece)
         self._at += len(piece)
 

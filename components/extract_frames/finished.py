@@ -199,3 +199,20 @@ def check_share(shown: Iterable[VideoRow], n_bad: int, n_videos: int, max_bad_sh
     allowed = int(max_bad_share * n_videos)
     what = f"{n_bad} of {n_videos} videos are unreadable, {allowed} may be: {named}{more}"
     raise StageError(what, do="remove or replace them, or raise max_bad_share")
+
+
+def check_lost(lost: list[str], n_videos: int, max_bad_share: float) -> None:
+    """Raise StageError when the annotations of more than the stated share of the videos, or of all, cannot be used.
+
+    Args:
+        lost: those videos, with the reasons.
+        n_videos: how many videos the corpus has.
+        max_bad_share: from 0 to 1.
+    """
+    if len(lost) <= max_bad_share * n_videos and len(lost) < n_videos:
+        return
+    more = f" and {len(lost) - SHOWN} more" if len(lost) > SHOWN else ""
+    allowed = int(max_bad_share * n_videos)
+    what = f"the annotations of {len(lost)} of {n_videos} videos cannot be used, {allowed} may be so: "
+    do = "repair or remove them, or raise max_bad_share"
+    raise StageError(what + ", ".join(lost[:SHOWN]) + more, do=do)
