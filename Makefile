@@ -57,8 +57,13 @@ images:  ## both images, with their sizes (BASE=IMAGE or local, REGISTRY=, TAG=,
 	@$(PYTHON) containers/build.py $(if $(BASE),--base $(BASE)) $(if $(REGISTRY),--registry $(REGISTRY)) \
 	  $(if $(TAG),--tag $(TAG)) $(ARGS)
 
-bench: setup  ## the speed tables: extraction, index, views, training, J and F, S3
-	@for b in extract index views train jf s3; do $(BIN)/python -m bench.$$b || exit 1; done
+# each says in its first line what it measures
+BENCHES := extract corpus index views train methods head_memory propagation matching jf s3
+
+bench: setup  ## the speed tables: data, training, methods, evaluations, S3 (BENCHES="name ..." for some)
+	@for b in $(BENCHES); do \
+	  printf '\n%s: %s\n' $$b "$$(sed -n '1s/"""//gp' bench/$$b.py)"; \
+	  $(BIN)/python -m bench.$$b || exit 1; done
 
 ui: setup  ## MLflow's pages on http://127.0.0.1:5000
 	$(BIN)/mlflow server --backend-store-uri sqlite:///mlflow.db --host 127.0.0.1 --port 5000

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from components.common.clip_index import COLUMNS, DRAW_DTYPE, FORMAT, INDEX_FILE, ClipIndex, write_index
 from components.common.frame_store import FRAMES, MANIFEST, VIDEOS, FrameStore
-from components.common.frame_store_writer import FRAME_COLUMNS, VIDEO_COLUMNS
+from components.common.frame_store_rows import FRAME_COLUMNS, VIDEO_COLUMNS
 from components.index.build import INDEX_COLUMNS
 from components.index.config import IndexParams
 from components.index.draws import build_draw

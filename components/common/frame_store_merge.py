@@ -22,13 +22,8 @@ from components.common import hashing
 from components.common.cores import usable_cores
 from components.common.errors import StageError
 from components.common.frame_store import FRAMES, OBJECTS, VIDEOS, FrameStore, shard_name
-from components.common.frame_store_writer import (
-    FRAME_COLUMNS,
-    OBJECT_COLUMNS,
-    ROWS_PER_GROUP,
-    VIDEO_COLUMNS,
-    write_manifest,
-)
+from components.common.frame_store_rows import FRAME_COLUMNS, OBJECT_COLUMNS, ROWS_PER_GROUP, VIDEO_COLUMNS, Groups
+from components.common.frame_store_writer import write_manifest
 
 AGAIN = "extract that part again"
 
@@ -70,7 +65,7 @@ def _merge_table(
 ) -> None:
     """Rows of all parts with their videos and shards counted from the first part on."""
     before = {"video": 0, "shard": 0}
-    with contextlib.closing(_Groups(folder / name, schema)) as table:
+    with contextlib.closing(Groups(folder / name, schema)) as table:
         for part, manifest in zip(parts, manifests, strict=True):
             _check(part / name, manifest["files"][name])
             for batch in read_batches(part / name, schema):
@@ -96,29 +91,6 @@ def _shifted(table: pa.Table, before: dict[str, int]) -> pa.Table:
             column = pc.add_checked(table[name], pa.scalar(count, table.schema.field(at).type))
             table = table.set_column(at, table.schema.field(at), column)
     return table
-
-
-class _Groups:
-    """A parquet file whose row groups are cut as the store's writer cuts them, whatever pieces come in."""
-
-    def __init__(self, file: Path, schema: pa.Schema) -> None:
-        self._rows = schema.empty_table()
-        self._writer = pq.ParquetWriter(file, schema)
-
-    def append(self, table: pa.Table) -> None:
-        self._rows = pa.concat_tables([self._rows, table])
-        while self._rows.num_rows >= ROWS_PER_GROUP:
-            self._flush(ROWS_PER_GROUP)
-
-    def close(self) -> None:
-        if self._rows.num_rows:
-            self._flush(self._rows.num_rows)
-        self._writer.close()
-
-    def _flush(self, count: int) -> None:
-        """Write the first rows; in one chunk, since the bytes of a row group depend on how it is cut in memory."""
-        self._writer.write_table(self._rows.slice(0, count).combine_chunks())
-        self._rows = self._rows.slice(count)
 
 
 def _take(shard: tuple[Path, Mapping[str, Any]], target: Path) -> None:

@@ -2,73 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import hashlib
 import json
-import tarfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, NamedTuple
-
-import pyarrow as pa
-import pyarrow.parquet as pq
+from typing import NamedTuple
 
 from components.common import hashing
 from components.common.errors import StageError
-from components.common.frame_store import BAD, FORMAT, FRAMES, MANIFEST, OBJECTS, OK, VIDEOS, shard_name
+from components.common.frame_store import BAD, FORMAT, FRAMES, MANIFEST, OBJECTS, OK, VIDEOS
+from components.common.frame_store_journal import Journal
+from components.common.frame_store_rows import FRAME_COLUMNS, OBJECT_COLUMNS, VIDEO_COLUMNS, Table
+from components.common.frame_store_shards import Member, ShardWriter
 from components.common.jpeg import jpeg_size
 
-BLOCK = tarfile.BLOCKSIZE
-END_OF_TAR = bytes(2 * BLOCK)
-ROWS_PER_GROUP = 1 << 17  # rows held in memory before they go to the file: some ten megabytes
 DEFAULT_SHARD_BYTES = 256 << 20
-
-FRAME_COLUMNS = pa.schema(
-    [
-        ("video", pa.int32()),
-        ("frame", pa.int64()),
-        ("pts_s", pa.float64()),
-        ("shard", pa.int32()),
-        ("offset", pa.int64()),
-        ("size", pa.int32()),
-        ("height", pa.int32()),
-        ("width", pa.int32()),
-        ("cut", pa.bool_()),
-    ]
-)
-VIDEO_COLUMNS = pa.schema(
-    [
-        ("video", pa.int32()),
-        ("key", pa.string()),
-        ("path", pa.string()),
-        ("sha256", pa.string()),
-        ("fps", pa.float64()),
-        ("duration_s", pa.float64()),
-        ("n_frames", pa.int64()),
-        ("width", pa.int32()),
-        ("height", pa.int32()),
-        ("rotation", pa.int32()),
-        ("status", pa.string()),
-        ("reason", pa.string()),
-    ]
-)
-OBJECT_COLUMNS = pa.schema(
-    [
-        ("video", pa.int32()),
-        ("frame", pa.int64()),
-        ("track", pa.int32()),
-        ("category", pa.string()),
-        ("x0", pa.float32()),
-        ("y0", pa.float32()),
-        ("x1", pa.float32()),
-        ("y1", pa.float32()),
-        ("shard", pa.int32()),  # of the frame's label map, and where it lies there; empty where there is none
-        ("offset", pa.int64()),
-        ("size", pa.int32()),
-    ]
-)
 
 
 class TrackBox(NamedTuple):
@@ -120,7 +71,12 @@ class FrameStoreWriter:
             store.add(VideoRow(key="a", path="a.mp4"), [Frame(jpeg, 0.0, 0), Frame(jpeg, 0.5, 12)])
 
     The store counts as one only when the block ends well: its manifest is written last. `part` is put into it as it
-    is: what a part of a larger store says of itself. With `objects` there is a table of them, empty or not.
+    is: what a part of a larger store says of itself. With `objects` there is a table of them, empty or not. With a
+    `journal` of the same store, the whole shards that a killed process left in the folder are kept.
+
+    Attributes:
+        n_done: videos that need not be added again.
+        n_begun: frames of the next video that are there already: it is added without them.
     """
 
     def __init__(
@@ -129,15 +85,23 @@ class FrameStoreWriter:
         shard_bytes: int = DEFAULT_SHARD_BYTES,
         part: Mapping[str, object] | None = None,
         objects: bool = False,
+        journal: Journal | None = None,
     ) -> None:
         path.mkdir(parents=True, exist_ok=True)
-        self.path, self._part = path, part
-        self._shards = _ShardWriter(path, shard_bytes)
-        self._frames = _Table(path / FRAMES, FRAME_COLUMNS)
-        self._videos = _Table(path / VIDEOS, VIDEO_COLUMNS)
-        self._objects = _Table(path / OBJECTS, OBJECT_COLUMNS) if objects else None
+        self.path, self._part, self._journal = path, part, journal
+        done = journal.kept(path) if journal is not None else {}
+        self._shards = ShardWriter(path, shard_bytes, done, self._note_shard if journal is not None else None)
+        columns = {FRAMES: FRAME_COLUMNS, VIDEOS: VIDEO_COLUMNS, **({OBJECTS: OBJECT_COLUMNS} if objects else {})}
+        self._tables = {name: Table(path / name, schema, journal is not None) for name, schema in columns.items()}
         self._keys: set[str] = set()
-        self._n_bad = 0
+        self._n_bad, self.n_done, self.n_begun = 0, 0, 0
+        if journal is not None:
+            self._restore(journal)
+
+    @property
+    def n_frames(self) -> int:
+        """Frames so far."""
+        return self._tables[FRAMES].n_rows
 
     def add(self, video: VideoRow, frames: Iterable[Frame] = ()) -> int:
         """Append a source and its frames in time order; returns the number of frames.
@@ -148,15 +112,15 @@ class FrameStoreWriter:
         if video.key in self._keys:
             raise StageError(f"two videos with the key '{video.key}'", where=video.path)
         self._keys.add(video.key)
-        number, before, last = self._videos.n_rows, self._frames.n_rows, None
+        videos, before, last = self._tables[VIDEOS], self.n_frames - self.n_begun, None
         for frame in frames:
             if last is not None and not (frame.pts_s > last.pts_s and frame.frame > last.frame):
                 raise StageError(f"frame at {frame.pts_s} s follows one at {last.pts_s} s", where=video.path)
-            self._add_frame(number, video.key, frame)
+            self._add_frame(videos.n_rows, video.key, frame)
             last = frame
-        count = self._frames.n_rows - before
-        row = {**dataclasses.asdict(video), "video": number, "n_frames": count}
-        self._videos.append(tuple(row[name] for name in VIDEO_COLUMNS.names))
+        count, self.n_begun = self.n_frames - before, 0
+        row = {**dataclasses.asdict(video), "video": videos.n_rows, "n_frames": count}
+        videos.append(tuple(row[name] for name in VIDEO_COLUMNS.names))
         self._n_bad += video.status == BAD
         return count
 
@@ -166,12 +130,14 @@ class FrameStoreWriter:
 
     def close(self) -> None:
         """Finish the tables and the last shard, then write the manifest."""
-        totals = {"frames": self._frames.n_rows, "videos": self._videos.n_rows, "videos_bad": self._n_bad}
-        if self._objects is not None:
-            totals["objects"] = self._objects.n_rows
-        for table in self._tables:
-            table.close()
+        totals = {"frames": self.n_frames, "videos": self._tables[VIDEOS].n_rows, "videos_bad": self._n_bad}
+        if OBJECTS in self._tables:
+            totals["objects"] = self._tables[OBJECTS].n_rows
         self._shards.close()
+        for table in self._tables.values():
+            table.close()
+        if self._journal is not None:
+            self._journal.close()
         write_manifest(self.path, totals, self._shards.done, self._part)
 
     def __enter__(self) -> FrameStoreWriter:
@@ -181,25 +147,43 @@ class FrameStoreWriter:
         if kind is None:
             self.close()
         else:
-            for table in self._tables:
+            for table in self._tables.values():
                 table.abandon()
             self._shards.abandon()
-
-    @property
-    def _tables(self) -> list[_Table]:
-        return [table for table in (self._frames, self._videos, self._objects) if table is not None]
+            if self._journal is not None:
+                with contextlib.suppress(OSError):  # there is trouble enough
+                    self._journal.close()
 
     def _add_frame(self, video: int, key: str, frame: Frame) -> None:
+        name, objects = f"{key}/{frame.frame:08d}", self._tables.get(OBJECTS)
         height, width = jpeg_size(frame.jpeg)
-        shard, offset = self._shards.append(f"{key}/{frame.frame:08d}.jpg", frame.jpeg)
-        size = len(frame.jpeg)
-        self._frames.append((video, frame.frame, frame.pts_s, shard, offset, size, height, width, frame.cut))
-        if self._objects is not None and frame.objects:
-            place: tuple[int | None, ...] = (None, None, None)
-            if frame.labels:  # beside the frame, under its name: WebDataset takes both for one sample
-                place = (*self._shards.append(f"{key}/{frame.frame:08d}.png", frame.labels), len(frame.labels))
+        members = [Member(f"{name}.jpg", frame.jpeg)]
+        if frame.labels and frame.objects and objects is not None:
+            members.append(Member(f"{name}.png", frame.labels))
+        (shard, offset), *labels = self._shards.append(*members)
+        row = (video, frame.frame, frame.pts_s, shard, offset, len(frame.jpeg), height, width, frame.cut)
+        self._tables[FRAMES].append(row)
+        if objects is not None:
+            place = (*labels[0], len(frame.labels)) if labels else (None, None, None)
             for box in frame.objects:
-                self._objects.append((video, frame.frame, *box, *place))
+                objects.append((video, frame.frame, *box, *place))
+
+    def _note_shard(self, name: str) -> None:
+        """Called between two frames: all rows so far are of whole shards."""
+        assert self._journal is not None
+        rows = {table: made.taken() for table, made in self._tables.items()}
+        self._journal.add(self.path, name, self._shards.done[name], rows)
+
+    def _restore(self, journal: Journal) -> None:
+        in_whole_videos = 0
+        for name, table in self._tables.items():
+            for rows in journal.rows(name, table.schema):
+                table.restore(rows)
+                if name == VIDEOS:
+                    self._keys.update(rows["key"].to_pylist())
+                    self._n_bad += rows["status"].to_pylist().count(BAD)
+                    in_whole_videos += sum(rows["n_frames"].to_pylist())
+        self.n_done, self.n_begun = self._tables[VIDEOS].n_rows, self.n_frames - in_whole_videos
 
 
 def write_manifest(
@@ -229,82 +213,3 @@ def content_hash(path: Path) -> str:
     """The folder's `hashing.tree_hash`, of the hashes in its manifest: shards are hashed while they are written."""
     files = json.loads((path / MANIFEST).read_text(encoding="utf-8"))["files"]
     return hashing.tree_hash(path, known={name: facts["sha256"] for name, facts in files.items()})
-
-
-class _Table:
-    """A parquet file that grows row by row and is held in memory one row group at a time."""
-
-    def __init__(self, file: Path, schema: pa.Schema) -> None:
-        self.n_rows = 0
-        self._schema, self._rows = schema, list[tuple[object, ...]]()
-        self._writer = pq.ParquetWriter(file, schema)
-
-    def append(self, row: tuple[object, ...]) -> None:
-        self._rows.append(row)
-        self.n_rows += 1
-        if len(self._rows) >= ROWS_PER_GROUP:
-            self._flush()
-
-    def close(self) -> None:
-        self._flush()
-        self._writer.close()
-
-    def abandon(self) -> None:
-        self._writer.close()
-
-    def _flush(self) -> None:
-        if self._rows:
-            columns = zip(*self._rows, strict=True)
-            arrays = [pa.array(column, field.type) for column, field in zip(columns, self._schema, strict=True)]
-            self._writer.write_table(pa.Table.from_arrays(arrays, schema=self._schema))
-            self._rows = []
-
-
-class _ShardWriter:
-    """Appends members to tar files of a bounded size and hashes them on the way."""
-
-    def __init__(self, path: Path, limit: int) -> None:
-        self.done: dict[str, dict[str, object]] = {}
-        self._path, self._limit = path, limit
-        self._file: BinaryIO | None = None
-        self._hash, self._at = hashlib.sha256(), 0
-
-    def append(self, name: str, data: bytes) -> tuple[int, int]:
-        """(shard, offset of the data in it)."""
-        header = _tar_header(name, len(data))
-        padding = bytes(-len(data) % BLOCK)
-        full = self._at + len(header) + len(data) + len(padding) + len(END_OF_TAR) > self._limit
-        if self._file is not None and full and self._at > 0:  # one frame above the limit still gets its own shard
-            self.close()
-        if self._file is None:
-            self._file = (self._path / shard_name(len(self.done))).open("wb", buffering=1 << 20)
-        offset = self._at + len(header)
-        for piece in (header, data, padding):
-            self._write(piece)
-        return len(self.done), offset
-
-    def close(self) -> None:
-        if self._file is None:
-            return
-        self._write(END_OF_TAR)
-        self._file.close()
-        self.done[shard_name(len(self.done))] = {"bytes": self._at, "sha256": self._hash.hexdigest()}
-        self._file, self._hash, self._at = None, hashlib.sha256(), 0
-
-    def abandon(self) -> None:
-        """Close without finishing; the folder is not a store and its owner throws it away."""
-        if self._file is not None:
-            self._file.close()
-
-    def _write(self, piece: bytes) -> None:
-        assert self._file is not None
-        self._file.write(piece)
-        self._hash.update(piece)
-        self._at += len(piece)
-
-
-def _tar_header(name: str, size: int) -> bytes:
-    """Header of a member without owner or time; a name too long or not ASCII adds a pax record in front."""
-    member = tarfile.TarInfo(name)
-    member.size, member.mode, member.mtime = size, 0o644, 0
-    return member.tobuf(tarfile.PAX_FORMAT, "utf-8", "strict")

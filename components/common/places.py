@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,13 +28,24 @@ def check_place(name: str, port: Port, place: Path, inputs: dict[str, Path | Non
 
 
 def fresh(port: Port, place: Path) -> Path:
-    """An empty folder, or the path of a file to be, in which an output is built."""
+    """A folder, or the path of a file to be, in which an output is built: empty but for what a port resumes from."""
     place.parent.mkdir(parents=True, exist_ok=True)
     partial = outputs.stage_path(place)
-    outputs.remove(partial)  # left by a killed run
+    if not port.resumes:
+        outputs.remove(partial)  # left by a killed run
     if port.kind == "dir":
-        partial.mkdir()
+        partial.mkdir(exist_ok=True)
     return partial
+
+
+def dropper(port: Port, partial: Path) -> Callable[[type[BaseException] | None, object, object], None]:
+    """For an ExitStack: removes what was built, unless the stage was only interrupted and can go on with it."""
+
+    def drop(kind: type[BaseException] | None, error: object, trace: object) -> None:
+        if not (port.resumes and kind is not None and issubclass(kind, KeyboardInterrupt)):
+            outputs.remove(partial)
+
+    return drop
 
 
 def finish(stage: Stage, ctx: Context) -> None:

@@ -20,14 +20,14 @@ from typing import Any, Literal
 
 import yaml
 
-from components.common import kfp_io, outputs
+from components.common import kfp_io
 from components.common.claims import Claim
 from components.common.config import Section, StageParams, deep_merge, parse, read_yaml, section_of
 from components.common.context import Context, cache_root
 from components.common.errors import ExitCode, StageError
 from components.common.gather import gathered
 from components.common.incoming import fetched, local_path
-from components.common.places import check_place, finish, fresh
+from components.common.places import check_place, dropper, finish, fresh
 from components.common.s3.address import address_of
 from components.common.s3.outgoing import Outgoing
 
@@ -47,6 +47,7 @@ class Port:
         named: of many: whether each artifact needs its name; else paths will do.
         name_ok: the value may be a name instead of a path (`timm:vit_small_patch16_224`).
         ranged: the stage reads an `s3://` address itself, piece by piece; what others name is fetched whole.
+        resumes: what a killed run has built of this output is kept, for the stage to tell apart and go on with.
     """
 
     help: str
@@ -57,6 +58,7 @@ class Port:
     named: bool = True
     name_ok: bool = False
     ranged: bool = False
+    resumes: bool = False
 
 
 @dataclass(frozen=True)
@@ -171,13 +173,13 @@ def execute(stage: Stage, run: Callable[[Context], None], args: argparse.Namespa
 
 
 def _run(stage: Stage, run: Callable[[Context], None], ctx: Context, outgoing: Outgoing) -> None:
-    """Run the stage on fresh outputs and put them in place; without success none of them stays."""
+    """Run the stage on fresh outputs and put them in place; without success none of them stays in sight."""
     with ExitStack() as stack:
         built = outgoing.is_built(ctx)
         if not built:
             ctx.outputs = {name: fresh(stage.outputs[name], place) for name, place in ctx.places.items()}
-            for partial in ctx.outputs.values():
-                stack.callback(outputs.remove, partial)
+            for name, partial in ctx.outputs.items():
+                stack.push(dropper(stage.outputs[name], partial))
         stack.enter_context(ctx.tracked())
         if not built:
             run(ctx)

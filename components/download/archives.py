@@ -18,17 +18,25 @@ from components.download.config import Unpack
 TAR_ENDINGS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 CHUNK_BYTES = 1 << 20
 GIB = 2**30
+ZIP_MAGIC = b"PK\x03\x04"  # of the first member; the list of all stands at the end, where a broken transfer has none
+PACKED_TAR_MAGIC = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00")
+FETCH_AGAIN = "fetch it again"
 MAX_DEPTH = 4  # archives in archives: ImageNet's training set is two deep
 SMALL_BYTES = 64 << 20  # below this no ratio is held against an archive: a page of zeros is no bomb
 Member = tuple[str, IO[bytes]]
 
 
 def is_archive(path: Path) -> bool:
-    """By name and by content: a .zip that is none stays a file among files."""
+    """By name and by content: a .zip that is none stays a file among files; one that ends early is an archive."""
     name = path.name.lower()
     if name.endswith(".zip"):
-        return zipfile.is_zipfile(path)
-    return name.endswith(TAR_ENDINGS) and tarfile.is_tarfile(path)
+        return zipfile.is_zipfile(path) or _has_magic(path, (ZIP_MAGIC,))
+    return name.endswith(TAR_ENDINGS) and (tarfile.is_tarfile(path) or _has_magic(path, PACKED_TAR_MAGIC))
+
+
+def _has_magic(path: Path, magic: tuple[bytes, ...]) -> bool:
+    with path.open("rb") as file:
+        return file.read(8).startswith(magic)
 
 
 def unpack(archive: Path, target: Path, limits: Unpack) -> int:
@@ -53,7 +61,7 @@ def unpack(archive: Path, target: Path, limits: Unpack) -> int:
     except (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise  # the machine's trouble (disk full), not the archive's
-        raise StageError(f"the archive is damaged or ends early, {error}", where=archive, do="fetch it again") from None
+        raise StageError(f"the archive is damaged or ends early, {error}", where=archive, do=FETCH_AGAIN) from None
     partial.rename(target)
     return count
 

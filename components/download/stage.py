@@ -84,8 +84,26 @@ def _unpack(ctx: Context, card: Card | None, fetched: Path, tree: Path) -> None:
         return
     local.copy(fetched, tree)
     into = [(rule.archive, rule.folder) for rule in card.into] if card is not None else []
-    count = archives.unpack_all(tree, ctx.params.unpack, into)
+    try:
+        count = archives.unpack_all(tree, ctx.params.unpack, into)
+    except StageError as error:
+        raise _at_its_source(error, ctx.params, tree, fetched) from None
     ctx.log(f"unpacked {count} files")
+
+
+def _at_its_source(error: StageError, params: SourceParams, tree: Path, fetched: Path) -> StageError:
+    """An archive's trouble at the place where its owner can mend it; a damaged one is fetched anew by the next run."""
+    if error.where is None or not (place := Path(error.where)).is_relative_to(tree):
+        return error
+    below = place.relative_to(tree)
+    if isinstance(params, LocalParams):
+        source = Path(params.path).expanduser()
+        place = source / below if source.is_dir() else source
+    else:
+        place = below
+        if error.do == archives.FETCH_AGAIN:
+            (fetched / below).unlink(missing_ok=True)
+    return StageError(error.what, where=place, do=error.do, code=error.code)
 
 
 def _root(tree: Path, root: str, card: Card | None) -> Path:
@@ -113,6 +131,10 @@ def _check(ctx: Context, card: Card | None) -> Found:
         return Found()
     found = verify(ctx.outputs["data"], card)
     ctx.log(found.line(str(ctx.params.card)))
+    if not any(there for _, there, _ in found.counts):
+        what = f"nothing of {ctx.params.card} is there: {'; '.join(found.amiss)}"
+        do = "is it the right folder, and unpacked? `check: off` takes it as it is"
+        raise StageError(what, where=f"download.{ctx.keys['dataset']}", do=do)
     if found.amiss and ctx.params.check == "fail":
         do = "repair the folder, or set `check: warn`"
         raise StageError("; ".join(found.amiss), where=f"download.{ctx.keys['dataset']}", do=do)

@@ -15,7 +15,7 @@ STAGE = Stage(
         "videos": Port("folder of video files, searched to any depth; not with --merge", optional=True),
         "merge": Port("a frame store made with --part; once for each part", optional=True, many=True, named=False),
     },
-    outputs={"frames": Port("frame store: tar shards and two tables")},
+    outputs={"frames": Port("frame store: tar shards and two tables", resumes=True)},
     options={"part": "extract this part only, 1/8 to 8/8 where the parameter 'parts' is 8"},
     params=ExtractParams,
 )

@@ -7,7 +7,7 @@ frames. `fps` says how far these lie apart, so that a file may also tell of one 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -89,11 +89,13 @@ class Tracks:
         files: annotation file of each video that has one, by the video's key.
         strays: files that belong to no video.
         masks: folder of label maps, `<video key>/<frame number>.png`, if there are any.
+        passed_over: keys of videos that are there and were not chosen; what tells of them is no stray.
     """
 
     files: Mapping[str, Path]
     strays: tuple[str, ...] = ()
     masks: Path | None = None
+    passed_over: frozenset[str] = frozenset()
 
     def label_maps(self, key: str) -> dict[int, Path]:
         """Label maps of a video by the number of the annotated frame, which zeros may precede."""
@@ -103,10 +105,13 @@ class Tracks:
         return {int(file.stem): file for file in sorted(folder.glob("*.png")) if file.stem.isdecimal()}
 
 
-def find_tracks(corpus: Path, tracks: str, masks: str | None, keys: Iterable[str]) -> Tracks:
+def find_tracks(
+    corpus: Path, tracks: str, masks: str | None, keys: Iterable[str], passed_over: Collection[str] = ()
+) -> Tracks:
     """The annotation files below `corpus/tracks` and their videos.
 
     A file is a video's if its path ends with the video's key; a leading `video` or `videos` of the key does not count.
+    Files of videos that were `passed_over` belong to nobody and are no strays.
 
     Raises:
         StageError: a folder is missing, or two files belong to one video.
@@ -115,19 +120,22 @@ def find_tracks(corpus: Path, tracks: str, masks: str | None, keys: Iterable[str
         if not (corpus / name).is_dir():
             do = "put it there, or set `tracks` and `masks` of the corpus to null"
             raise StageError(f"no folder '{name}' beside the videos", where=corpus, do=do)
-    wanted = {_plain(key): key for key in keys}
+    wanted = {_plain(key): key for key in (*passed_over, *keys)}
+    others = frozenset(passed_over)
     files: dict[str, Path] = {}
     strays = []
     for name in _json_files(corpus / tracks):
         owner = _owner(name.removesuffix(SUFFIX), wanted)
         if owner is None:
             strays.append(name)
+        elif owner in others:
+            continue
         elif owner in files:
             both = f"{files[owner].relative_to(corpus / tracks).as_posix()} and {name}"
             raise StageError(f"two files tell of video '{owner}': {both}", where=corpus / tracks, do="remove one")
         else:
             files[owner] = corpus / tracks / name
-    return Tracks(files, tuple(strays), corpus / masks if masks else None)
+    return Tracks(files, tuple(strays), corpus / masks if masks else None, others)
 
 
 def _plain(key: str) -> str:

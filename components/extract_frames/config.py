@@ -68,7 +68,12 @@ class ExtractParams(StageParams):
     split_mb: float = Field(64.0, ge=0, description="smaller videos, in 1e6 bytes, are not looked at for pieces")
     # Kubeflow hands the merge all its parts in one argument, of which Linux takes 128 KiB: up to 1 KiB for each part.
     parts: int = Field(1, ge=1, le=128, description="the video list is cut in so many parts; each begins a shard")
-    max_bad_share: float = Field(0.01, ge=0, le=1, description="share of unreadable videos above which the stage fails")
+    max_bad_share: float = Field(
+        0.01,
+        ge=0,
+        le=1,
+        description="share of unreadable videos, or of unusable annotations, above which the stage fails",
+    )
     shard_mb: int = Field(256, ge=1, le=65536, description="largest size of a tar shard, in 1e6 bytes")
 
     @model_validator(mode="after")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
 from contextlib import closing, contextmanager
@@ -17,9 +17,9 @@ from components.extract_frames import chosen
 from components.extract_frames.annotations import Tracks, find_tracks
 from components.extract_frames.config import ExtractParams
 from components.extract_frames.find import Source, find_sources
-from components.extract_frames.finished import Finished, assemble, check_share
+from components.extract_frames.finished import Finished, assemble, check_lost, check_share
 from components.extract_frames.long_video import Result, start
-from components.extract_frames.mismatch import mismatches
+from components.extract_frames.mismatch import mismatches, without_masks
 from components.extract_frames.palette import PaletteMasks, find_masks
 from components.extract_frames.parts import Part, cut, params_hash, parse_part
 from components.extract_frames.video import Decoder
@@ -34,8 +34,9 @@ def extract(ctx: Context) -> None:
     params = ctx.params
     assert isinstance(params, ExtractParams)
     number = parse_part(ctx.options["part"], params) if "part" in ctx.options else None
-    sources = _sources(ctx, params)
-    tracks = _tracks(ctx, params, sources)
+    there = _sources(ctx, params)
+    sources = _chosen(ctx, params, there)
+    tracks = _tracks(ctx, params, sources, there)
     parts = cut(sources, params.parts)
     if number is not None:
         parts = [parts[number - 1]]
@@ -53,7 +54,9 @@ def _extract(
     for row in bad.values():
         ctx.warn(f"skipped {row.path}: {row.reason}")
     if finished.tracks is not None:
-        _tell_of_objects(ctx, finished, [s for part in parts for s in part if s.key not in bad])
+        lost = _tell_of_objects(ctx, finished, [s for part in parts for s in part if s.key not in bad])
+        if number is None:
+            check_lost(lost, n_videos, params.max_bad_share)
     said = None if number is None else _said(ctx, number, params)
     frames = assemble(parts, bad, finished, ctx.outputs["frames"], params.shard_mb * MEGABYTE, said)
     ctx.contents["frames"] = content_hash(ctx.outputs["frames"])
@@ -71,38 +74,59 @@ def _sources(ctx: Context, params: ExtractParams) -> list[Source]:
     if not sources:
         do = "put video files there; folders of images need 'source_fps'"
         raise StageError("no video file in this folder", where=folder, do=do)
-    if params.videos is not None:
-        sources, missing = chosen.choose(sources, folder, params.videos)
-        if missing:
-            ctx.warn(chosen.told(missing))
     return sources
 
 
-def _tracks(ctx: Context, params: ExtractParams, sources: list[Source]) -> Tracks | PaletteMasks | None:
+def _chosen(ctx: Context, params: ExtractParams, there: list[Source]) -> list[Source]:
+    folder = ctx.inputs["videos"]
+    if params.videos is None or folder is None:
+        return there
+    sources, missing = chosen.choose(there, folder, params.videos)
+    if missing:
+        ctx.warn(chosen.told(missing))
+    return sources
+
+
+def _tracks(
+    ctx: Context, params: ExtractParams, sources: list[Source], there: list[Source]
+) -> Tracks | PaletteMasks | None:
     folder = ctx.inputs["videos"]
     if folder is not None and params.labels is not None:
-        return find_masks(folder, params.labels, sources)
+        masks = find_masks(folder, params.labels, sources)
+        for line in without_masks(masks, sources):
+            ctx.warn(line)
+        return masks
     if params.tracks is None or folder is None:
         return None
-    tracks = find_tracks(folder, params.tracks, params.masks, [source.key for source in sources])
+    keys = [source.key for source in sources]
+    tracks = find_tracks(folder, params.tracks, params.masks, keys, {source.key for source in there}.difference(keys))
     for line in mismatches(tracks, sources):
         ctx.warn(line)
     return tracks
 
 
-def _tell_of_objects(ctx: Context, finished: Finished, sources: list[Source]) -> None:
-    """Warn of what was told and could not be used; an earlier run may have met it, so the files are asked."""
-    n_boxes, n_outside, videos = 0, 0, 0
+def _tell_of_objects(ctx: Context, finished: Finished, sources: list[Source]) -> list[str]:
+    """Warn of what was told and could not be used; an earlier run may have met it, so the files are asked.
+
+    Returns the videos whose annotation could not be used, each with the reason.
+    """
+    sums: Counter[str] = Counter()
+    lost: list[str] = []
     for source in sources:
         told = finished.told(source)
-        n_boxes, n_outside, videos = n_boxes + told["n"], n_outside + told["n_outside"], videos + bool(told["n"])
+        sums.update({name: told[name] for name in ("n", "n_outside", "n_bare")}, videos=bool(told["n"]))
+        sums["n_partly"] += bool(told["n_bare"])
         if told["note"]:
             ctx.warn(f"{source.name}: {told['note']}")
         if told["trouble"]:
             ctx.warn(f"no objects for {source.name}: {told['trouble']}")
-    if n_outside:
-        ctx.warn(f"{n_outside} boxes were left out: outside the picture, or a second one of their track")
-    ctx.log(f"{n_boxes} boxes of objects in {videos} videos")
+            lost.append(f"{source.name} ({told['trouble']})")
+    if sums["n_outside"]:
+        ctx.warn(f"{sums['n_outside']} boxes were left out: outside the picture, or a second one of their track")
+    if sums["n_bare"]:
+        ctx.warn(f"{sums['n_bare']} frames of {sums['n_partly']} videos have no mask, others of them have one")
+    ctx.log(f"{sums['n']} boxes of objects in {sums['videos']} videos")
+    return lost
 
 
 def _said(ctx: Context, number: int, params: ExtractParams) -> dict[str, object]:

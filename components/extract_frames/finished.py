@@ -12,7 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from components.common.errors import StageError
+from components.common.frame_store_journal import Journal
 from components.common.frame_store_writer import Frame, FrameStoreWriter, VideoRow
+from components.common.hashing import json_hash
 from components.common.jpeg import jpeg_size
 from components.extract_frames import objects, palette
 from components.extract_frames.annotations import Tracks
@@ -64,13 +66,13 @@ class Finished:
         """Frames of a finished video."""
         return int(self.manifest[_name(key)]["n"])
 
-    def load(self, source: Source) -> tuple[VideoRow, Iterator[Frame]]:
-        """The row of a finished video and its frames, read one by one."""
+    def load(self, source: Source, first: int = 0) -> tuple[VideoRow, Iterator[Frame]]:
+        """The row of a finished video and its frames from number `first` on, read one by one."""
         entry = self.manifest[_name(source.key)]
         table = np.frombuffer(self.packs.read(*entry["frames"]), FRAME)
-        frames = self._frames(table)
+        frames = self._frames(table[first:])
         row = VideoRow(**entry["video"])
-        return row, frames if self.tracks is None else self._with_objects(source, frames, len(table))
+        return row, frames if self.tracks is None else self._with_objects(source, frames, len(table), first)
 
     def told(self, source: Source) -> dict[str, Any]:
         """What was said of a finished video's objects: their number `n`, `n_outside`, `trouble`, `note`."""
@@ -102,12 +104,12 @@ class Finished:
         assert self.tracks is not None
         return objects.objects_of(extracted, self.tracks)
 
-    def _with_objects(self, source: Source, frames: Iterator[Frame], n_frames: int) -> Iterator[Frame]:
+    def _with_objects(self, source: Source, frames: Iterator[Frame], n_frames: int, first: int) -> Iterator[Frame]:
         assert self.tracks is not None
         masks = self.tracks if isinstance(self.tracks, PaletteMasks) else None
         table = masks.table(source.key) if masks is not None and source.key in masks.names else None
         told = objects.per_frame(self.objects(source), self.tracks.label_maps(source.key), n_frames)
-        for frame, (own, label_map) in zip(frames, told, strict=True):
+        for frame, (own, label_map) in zip(frames, islice(told, first, None), strict=True):
             size = jpeg_size(frame.jpeg)
             if label_map is None:
                 yield frame._replace(objects=objects.in_pixels(own, *size))
@@ -152,16 +154,31 @@ def assemble(
     The bytes depend on the videos alone: not on who made which one when, nor on how often that was interrupted. Each
     part starts a shard, so that shards made elsewhere, part by part, are the same files.
 
+    After a kill it goes on behind the last whole shard: those stay in `folder`, which is not emptied.
+
     Args:
         part: what the manifest shall say of this store if it is one part of a corpus.
     """
-    total = 0
-    with FrameStoreWriter(folder, shard_bytes, part=part, objects=finished.tracks is not None) as store:
+    objects = finished.tracks is not None
+    journal = Journal(finished.folder.parent / "assembly", _identity(parts, bad, [shard_bytes, part, objects]))
+    with FrameStoreWriter(folder, shard_bytes, part, objects, journal) as store:
+        n_done, n_begun = store.n_done, store.n_begun
         for sources in parts:
             store.new_shard()
-            for source in sources:
-                total += store.add(bad[source.key]) if source.key in bad else store.add(*finished.load(source))
-    return total
+            for source in sources[min(n_done, len(sources)) :]:
+                if source.key in bad:
+                    store.add(bad[source.key])
+                else:
+                    store.add(*finished.load(source, n_begun))
+                n_begun = 0
+            n_done = max(0, n_done - len(sources))
+    return store.n_frames
+
+
+def _identity(parts: list[list[Source]], bad: dict[str, VideoRow], settings: list[object]) -> str:
+    """Of a store: its videos in their order, with what is said of the bad ones, which each run tries anew."""
+    reasons = {key: dataclasses.astuple(row) for key, row in bad.items()}
+    return json_hash([[[source.key for source in sources] for sources in parts], reasons, settings])
 
 
 def check_share(shown: Iterable[VideoRow], n_bad: int, n_videos: int, max_bad_share: float) -> None:
@@ -182,3 +199,20 @@ def check_share(shown: Iterable[VideoRow], n_bad: int, n_videos: int, max_bad_sh
     allowed = int(max_bad_share * n_videos)
     what = f"{n_bad} of {n_videos} videos are unreadable, {allowed} may be: {named}{more}"
     raise StageError(what, do="remove or replace them, or raise max_bad_share")
+
+
+def check_lost(lost: list[str], n_videos: int, max_bad_share: float) -> None:
+    """Raise StageError when the annotations of more than the stated share of the videos, or of all, cannot be used.
+
+    Args:
+        lost: those videos, with the reasons.
+        n_videos: how many videos the corpus has.
+        max_bad_share: from 0 to 1.
+    """
+    if len(lost) <= max_bad_share * n_videos and len(lost) < n_videos:
+        return
+    more = f" and {len(lost) - SHOWN} more" if len(lost) > SHOWN else ""
+    allowed = int(max_bad_share * n_videos)
+    what = f"the annotations of {len(lost)} of {n_videos} videos cannot be used, {allowed} may be so: "
+    do = "repair or remove them, or raise max_bad_share"
+    raise StageError(what + ", ".join(lost[:SHOWN]) + more, do=do)

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from components.common import outputs
 from components.common.context import Context
 from components.common.errors import StageError
 from components.common.frame_store import VIDEOS, FrameStore
 from components.common.frame_store_merge import merge_stores, read_batches
-from components.common.frame_store_writer import BAD, VIDEO_COLUMNS, VideoRow, content_hash
+from components.common.frame_store_rows import VIDEO_COLUMNS
+from components.common.frame_store_writer import BAD, VideoRow, content_hash
 from components.extract_frames.config import ExtractParams
 from components.extract_frames.finished import check_share
 from components.extract_frames.parts import find_parts, in_order
@@ -26,6 +28,7 @@ def merge(ctx: Context) -> None:
     manifests = [FrameStore(part).manifest for part in parts]
     n_bad, n_videos = (sum(manifest[name] for manifest in manifests) for name in ("videos_bad", "videos"))
     check_share(_bad_videos(parts), n_bad, n_videos, params.max_bad_share)
+    outputs.remove(ctx.outputs["frames"])  # a killed run's; links are made anew as quickly as they are checked
     totals = merge_stores(parts, ctx.outputs["frames"])
     ctx.contents["frames"] = content_hash(ctx.outputs["frames"])
     ctx.note("frames", n_frames=totals["frames"], n_videos=n_videos, n_bad=n_bad)

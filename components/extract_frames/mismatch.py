@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from components.extract_frames.annotations import Tracks
 from components.extract_frames.find import Source
+from components.extract_frames.palette import PaletteMasks
 
 SHOWN = 3  # names in a line
 
@@ -18,10 +19,17 @@ def mismatches(tracks: Tracks, sources: Sequence[Source]) -> Iterator[str]:
     if bare:
         yield f"{len(bare)} of {len(sources)} videos have no track file: {_named(bare)}"
     if tracks.masks is not None:
-        tops = {source.key.split("/")[0] for source in sources}
+        tops = {key.split("/")[0] for key in (*tracks.passed_over, *(source.key for source in sources))}
         strays = sorted(entry.name for entry in tracks.masks.iterdir() if entry.is_dir() and entry.name not in tops)
         if strays:
             yield f"{len(strays)} folders of label maps belong to no video here: {_named(strays)}"
+
+
+def without_masks(masks: PaletteMasks, sources: Sequence[Source]) -> Iterator[str]:
+    """Videos without a folder of masks, where others have one."""
+    bare = [source.name for source in sources if source.key not in masks.folders]
+    if bare:
+        yield f"{len(bare)} of {len(sources)} videos have no masks: {_named(bare)}"
 
 
 def _named(names: Sequence[str]) -> str:

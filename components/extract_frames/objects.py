@@ -42,6 +42,7 @@ class VideoObjects:
         n_outside: boxes that were left out: no part of them lies in the picture, or their track has another one.
         trouble: why the video's annotation could not be used; empty where it could, or where there is none.
         note: what is amiss and does no harm.
+        n_bare: stored frames without a mask, in a video that has masks.
     """
 
     at: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
@@ -52,6 +53,7 @@ class VideoObjects:
     n_outside: int = 0
     trouble: str = ""
     note: str = ""
+    n_bare: int = 0
 
     @property
     def rows(self) -> NDArray[np.void]:
@@ -64,14 +66,15 @@ class VideoObjects:
     @property
     def facts(self) -> dict[str, Any]:
         """What is kept beside the rows, as JSON."""
-        return {"categories": self.categories, "n_outside": self.n_outside, "trouble": self.trouble, "note": self.note}
+        names = ("categories", "n_outside", "trouble", "note", "n_bare")
+        return {name: getattr(self, name) for name in names}
 
     @staticmethod
     def parsed(rows: bytes, facts: Mapping[str, Any]) -> VideoObjects:
         """The objects of which `rows` and `facts` were kept."""
         columns: dict[str, Any] = {name: np.frombuffer(rows, OBJECT)[name] for name in OBJECT.names or ()}
         categories = {int(track): name for track, name in facts["categories"].items()}
-        said = {name: facts[name] for name in ("n_outside", "trouble", "note")}
+        said = {name: facts[name] for name in ("n_outside", "trouble", "note", "n_bare")}
         return VideoObjects(**columns, categories=categories, **said)
 
 

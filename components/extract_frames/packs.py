@@ -76,15 +76,19 @@ class Pack:
     """
 
     def __init__(self, file: Path, number: int) -> None:
-        self.number, self.end = number, 0
+        self.number, self.end, self._file = number, 0, str(file)
         self._fd = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
 
     def write(self, data: bytes) -> int:
         """Append some bytes, all of them; returns how many."""
         rest = memoryview(data)
-        while rest:
-            written = os.write(self._fd, rest)
-            self.end, rest = self.end + written, rest[written:]
+        try:
+            while rest:
+                written = os.write(self._fd, rest)
+                self.end, rest = self.end + written, rest[written:]
+        except OSError as error:
+            error.filename = self._file  # which disk is full
+            raise
         return len(data)
 
     def keep(self) -> None:

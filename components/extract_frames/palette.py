@@ -187,7 +187,8 @@ def objects_of(extracted: Extracted, masks: PaletteMasks) -> VideoObjects:
     for track in np.unique(found[:, 2]).astype(int).tolist():
         categories[track] = masks.names[key].named(_video(key), track + 1, masks.by_category)
     at, annotated, track = found[:, :3].astype(np.int64).T
-    return VideoObjects(at, annotated, track, found[:, 3:], categories, note=note)
+    n_bare = sum(number not in maps for number in extracted.frames["frame"].tolist())
+    return VideoObjects(at, annotated, track, found[:, 3:], categories, note=note, n_bare=n_bare)
 
 
 def _read_mask(file: Path, extracted: Extracted) -> NDArray[np.uint8]:

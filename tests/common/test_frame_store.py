@@ -161,7 +161,7 @@ def test_a_writer_that_fails_leaves_no_manifest(tmp_path):
 
 
 def test_rows_reach_the_table_in_groups(tmp_path, monkeypatch):
-    monkeypatch.setattr("components.common.frame_store_writer.ROWS_PER_GROUP", 2)
+    monkeypatch.setattr("components.common.frame_store_rows.ROWS_PER_GROUP", 2)
     store = write(tmp_path / "store")
     assert store.frames["frame"].to_pylist() == [f.frame for video in CONTENT.values() for f in video]
 

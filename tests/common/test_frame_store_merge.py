@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components.common import frame_store_merge, frame_store_writer, hashing
+from components.common import frame_store_merge, frame_store_rows, frame_store_writer, hashing
 from components.common.errors import StageError
 from components.common.frame_store import Frame, FrameStore, FrameStoreWriter, VideoRow
 from components.common.frame_store_merge import merge_stores, read_batches
@@ -57,7 +57,7 @@ CUTS = {
 @pytest.mark.parametrize("rows_per_group", [1, 4, 7, 1 << 17])
 @pytest.mark.parametrize("parts", CUTS.values(), ids=CUTS)
 def test_the_merged_store_is_the_written_one(tmp_path, monkeypatch, parts, rows_per_group):
-    for module in (frame_store_writer, frame_store_merge):
+    for module in (frame_store_rows, frame_store_merge):
         monkeypatch.setattr(module, "ROWS_PER_GROUP", rows_per_group)
     whole = write(tmp_path / "whole", parts)
     stores = [write(tmp_path / f"part{n}", [part], {"number": n}) for n, part in enumerate(parts)]
@@ -82,7 +82,7 @@ def test_any_cut_of_any_corpus_merges_to_the_written_store(counts, rows_per_grou
     numbers = itertools.count()
     parts = [[video(next(numbers), n_frames) for n_frames in part] for part in counts]
     with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as folder:
-        for module in (frame_store_writer, frame_store_merge):
+        for module in (frame_store_rows, frame_store_merge):
             patch.setattr(module, "ROWS_PER_GROUP", rows_per_group)
         whole = write(Path(folder, "whole"), parts)
         stores = [write(Path(folder, str(n)), [part], {"number": n}) for n, part in enumerate(parts)]
@@ -142,7 +142,7 @@ def test_a_table_that_cannot_be_read_is_named(tmp_path):
     pq.write_table(pa.table({"video": [1]}), tmp_path / "videos.parquet")
     for name in ("frames.parquet", "videos.parquet", "away.parquet"):
         with pytest.raises(StageError, match=rf"unreadable table.*{name}"):
-            list(read_batches(tmp_path / name, frame_store_writer.VIDEO_COLUMNS))
+            list(read_batches(tmp_path / name, frame_store_rows.VIDEO_COLUMNS))
 
 
 def test_memory_does_not_grow_with_the_tables(tmp_path):
@@ -154,20 +154,20 @@ def test_memory_does_not_grow_with_the_tables(tmp_path):
         "height": np.full(rows, 9, np.int32), "width": np.full(rows, 9, np.int32), "cut": np.zeros(rows, bool),
     }  # fmt: skip
     part = write(tmp_path / "part", [[(VideoRow(key="v", path="v.mp4"), [])]])
-    pq.write_table(pa.table(columns, schema=frame_store_writer.FRAME_COLUMNS), part / "frames.parquet")
+    pq.write_table(pa.table(columns, schema=frame_store_rows.FRAME_COLUMNS), part / "frames.parquet")
     manifest = json.loads((part / "store.json").read_text())
     manifest["files"]["frames.parquet"]["sha256"] = hashing.file_hash(part / "frames.parquet")
     (part / "store.json").write_text(json.dumps({**manifest, "frames": rows}))
     peak = 0
 
-    class Watched(frame_store_merge._Groups):
+    class Watched(frame_store_rows.Groups):
         def append(self, table):
             nonlocal peak
             super().append(table)
             peak = max(peak, pa.total_allocated_bytes())
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(frame_store_merge, "_Groups", Watched)
+        patch.setattr(frame_store_merge, "Groups", Watched)
         before = pa.total_allocated_bytes()
         merge_stores([part] * 4, tmp_path / "merged")
     assert pq.read_metadata(tmp_path / "merged" / "frames.parquet").num_rows == 4 * rows

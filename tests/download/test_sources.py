@@ -310,3 +310,15 @@ def test_an_unreadable_file_is_named(tmp_path):
     done = stage(tmp_path, {"source": "local", "path": "mine"})
     assert done.returncode == 2
     assert "the file cannot be read: mine/x.mp4" in done.stderr
+
+
+def test_a_file_repaired_between_two_runs_is_copied_anew(tmp_path: Path) -> None:
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "a.json").write_text("{]")
+    tried = tmp_path / "tried"
+    local.copy(mine, tried)
+    (mine / "a.json").write_text("{}")  # of the same size
+    os.utime(mine / "a.json", ns=(0, 10**9))
+    local.copy(mine, tried)
+    assert (tried / "a.json").read_text() == "{}"

@@ -120,7 +120,7 @@ def test_what_cannot_be_used_is_told_and_left_out(extraction, capsys):
     boxes = [(1, -5, -5, 8, 8), (2, 70, 0, 80, 8), (1, 1, 1, 2, 2), (5, 60, 40, 90, 90), (6, 3, 3, 3, 9)]
     write(notes / "e.json", document([boxes] * 25))
     write(notes / "missing.json", document(moving(25)))
-    store = extraction.store(fps=1.0, tracks="annotations")
+    store = extraction.store(fps=1.0, tracks="annotations", max_bad_share=0.7)
     assert objects_by_frame(store) == {("e", 0): [(1, "kind 1", (0, 0, 8, 8)), (5, "kind 1", (60, 40, 64, 48))]}
     said = capsys.readouterr().err
     for line in (
@@ -132,6 +132,17 @@ def test_what_cannot_be_used_is_told_and_left_out(extraction, capsys):
         "1 track files belong to no video here: missing.json",
     ):
         assert line in said, line
+
+
+def test_tracks_of_videos_that_were_not_chosen_are_no_strays(extraction, capsys):
+    for name in "abc":
+        numbered(extraction.videos / f"{name}.mp4", seconds=1)
+        for place in ("", "again/") if name == "c" else ("",):  # two tell of one that nobody wants
+            write(extraction.videos / "annotations" / f"{place}{name}.json", document(moving(25)))
+    (extraction.videos / "annotations/stray.json").write_text("{}")
+    (extraction.videos / "list.txt").write_text("a\n")
+    assert len(extraction.store(tracks="annotations", videos="list.txt").videos) == 1
+    assert "1 track files belong to no video here: stray.json" in capsys.readouterr().err
 
 
 def test_a_folder_that_is_missing(extraction, capsys):

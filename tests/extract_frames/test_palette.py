@@ -120,7 +120,10 @@ def test_masks_that_cannot_be_used_are_told_and_the_rest_goes_on(extraction: Ext
     (root / "Annotations/b/00001.png").write_bytes(b"not a picture")
     mask(root / "Annotations/c/00000.png", labels(size=(48, 64)))  # on its side
     Image.new("RGB", (64, 48)).save(root / "Annotations/d/00000.png")
-    told = objects(extraction.store(**FRAMES, labels={}))
+    assert extraction(**FRAMES, labels={}) == 2  # 3 of 4, where half may be so
+    assert "the annotations of 3 of 4 videos cannot be used, 2 may be so: JPEGImages/b (" in capsys.readouterr().err
+    assert not extraction.place.exists()
+    told = objects(extraction.store(**FRAMES, labels={}, max_bad_share=0.75))
     assert {key[-1]: len(frames) for key, frames in told.items()} == {"a": 2, "b": 0, "c": 0, "d": 0}
     said = capsys.readouterr().err
     assert "JPEGImages/a: 1 masks belong to no frame, such as 00009.png" in said
@@ -147,10 +150,14 @@ def test_no_masks_at_all_is_an_error(extraction: Extraction, capsys: Any) -> Non
     assert "from `tracks` or from `labels`" in capsys.readouterr().err
 
 
-def test_sparse_masks_leave_other_frames_without_objects(extraction: Extraction) -> None:
-    """YouTube-VOS's validation set."""
+def test_sparse_masks_leave_other_frames_without_objects(extraction: Extraction, capsys: Any) -> None:
+    """YouTube-VOS's validation set; and a video of which no mask is there."""
     miniatures.youtube_vos(extraction.root / "packed", extraction.videos)
+    miniatures.picture(extraction.videos / "valid/JPEGImages/ffff/00000.jpg")
     told = objects(extraction.store(**FRAMES, labels={}))
+    said = capsys.readouterr().err
+    assert "1 of 12 videos have no masks: valid/JPEGImages/ffff" in said
+    assert "3 frames of 1 videos have no mask, others of them have one" in said
     assert sorted(told["valid/JPEGImages/00f88c4f0a"]) == [0]
     assert sorted(told["train/JPEGImages/03a4d5c8b2"]) == [0, 1, 2, 3, 4]
     assert [row["category"] for row in told["train/JPEGImages/01a4d5c8b2"][0]] == ["ape", "person"]

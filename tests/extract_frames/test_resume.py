@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from components.common.errors import ExitCode, StageError
+from components.common.frame_store_shards import ShardWriter
 from components.extract_frames import video
 from components.extract_frames.command import build_command
 from components.extract_frames.config import ExtractParams
@@ -111,6 +112,25 @@ def test_a_finished_video_is_not_decoded_again(corpus, monkeypatch, capsys):
     monkeypatch.setattr(video.Decoder, "extract", lambda *args: decoded.append(args[1].name) or extract(*args))
     assert corpus(**PARAMS, workers=1) == ExitCode.OK
     assert not set(done) & set(decoded)
+
+
+def test_a_store_cut_off_while_it_was_put_together_goes_on_behind_its_last_shard(corpus, monkeypatch):
+    assert corpus(**PARAMS, parts=3) == ExitCode.OK
+    whole, append, put = content(corpus.place), ShardWriter.append, []
+    n_frames, corpus.place = corpus.store(**PARAMS, parts=3).n_frames, corpus.root / "again"
+
+    def counted(self, *members):
+        put.append(members)
+        if len(put) == n_frames - 5:
+            raise KeyboardInterrupt
+        return append(self, *members)
+
+    monkeypatch.setattr(ShardWriter, "append", counted)
+    assert corpus(**PARAMS, parts=3) == ExitCode.INTERRUPTED
+    assert not corpus.place.exists()
+    put.clear()
+    assert corpus(**PARAMS, parts=3) == ExitCode.OK
+    assert 5 < len(put) < n_frames / 2 and content(corpus.place) == whole
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])

@@ -171,6 +171,13 @@ def size_of(url: str, transfer: Transfer) -> int | None:
 
 
 def _short(error: Exception) -> str:
+    """What the machine said, where some library has wrapped it up; else what the library says."""
+    inner: BaseException | None = error
+    while inner is not None:
+        if isinstance(inner, OSError) and inner.strerror:
+            return inner.strerror.lower()
+        reason = getattr(inner.args[0], "reason", None) if inner.args else None
+        inner = reason if isinstance(reason, BaseException) else inner.__cause__ or inner.__context__
     return f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
 
 

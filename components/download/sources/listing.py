@@ -34,16 +34,16 @@ def read_list(path: Path) -> list[Line]:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise StageError("no such list file", where=path) from None
+        raise StageError("no such list file", where=path, do="check `path` in params.yaml") from None
     except UnicodeDecodeError:
-        raise StageError("the list file is not text", where=path) from None
+        raise StageError("the list file is not text", where=path, do="one address a line, UTF-8") from None
     lines: dict[str, Line] = {}
     for number, row in enumerate(text.splitlines(), 1):
         line = _parsed(re.sub(r"(^|\s)#.*", "", row).strip(), number, f"{path}, line {number}")
         if line is not None:
             lines.setdefault(line.address, line)
     if not lines:
-        raise StageError("the list file names no address", where=path)
+        raise StageError("the list file names no address", where=path, do="one address a line")
     return list(lines.values())
 
 
@@ -117,6 +117,7 @@ def fetch_all(params: ManyParams, path: Path, tree: Path, parts: Path, progress:
             f"{len(dead)} of {len(lines)} addresses failed, more than max_dead_share = {params.max_dead_share:g};"
             f" the first: {first}",
             where=path,
+            do="mend the list, or raise max_dead_share; what was fetched is kept for the next run",
         )
     return dead
 

@@ -31,7 +31,7 @@ def files_of(source: Path) -> list[tuple[Path, Path]]:
         return [(source, Path(source.name))]
     found = [(file, file.relative_to(source)) for file in _walk(source, frozenset())]
     if not found:
-        raise StageError("the folder holds no file", where=source)
+        raise StageError("the folder holds no file", where=source, do="check `path` in params.yaml")
     return found
 
 
@@ -42,7 +42,8 @@ def _walk(folder: Path, above: frozenset[Path]) -> Iterator[Path]:
     try:
         entries = sorted(folder.iterdir())
     except OSError as error:
-        raise StageError(f"the folder cannot be read, {error.strerror}", where=folder) from None
+        what = f"the folder cannot be read, {(error.strerror or 'no access').lower()}"
+        raise StageError(what, where=folder, do="check its permissions") from None
     for entry in entries:
         if entry.is_dir():
             yield from _walk(entry, above | {real})
@@ -95,11 +96,18 @@ def copy(source: Path, tree: Path, progress: Progress | None = None) -> None:
     """Copy a file or folder into `tree`; what an earlier, killed call has copied is not copied again."""
     for file, below in files_of(source):
         place = tree / below
-        size = file.stat().st_size
-        if not place.exists() or place.stat().st_size != size:
+        if not _is_copy(place, file):
             copy_file(file, place)
         if progress is not None:
-            progress.update(1, MiB=size >> 20)
+            progress.update(1, MiB=file.stat().st_size >> 20)
+
+
+def _is_copy(place: Path, source: Path) -> bool:
+    """By size and time: a file that was repaired since an earlier call is copied anew."""
+    if not place.exists():
+        return False
+    there, wanted = place.stat(), source.stat()
+    return (there.st_size, there.st_mtime_ns) == (wanted.st_size, wanted.st_mtime_ns)
 
 
 def copy_file(source: Path, target: Path) -> None:
@@ -113,6 +121,7 @@ def copy_file(source: Path, target: Path) -> None:
             after = source.stat()
             if (after.st_size, after.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
                 raise StageError("the file changes while it is copied", where=source, do="wait until it is whole")
+            os.utime(partial, ns=(before.st_atime_ns, before.st_mtime_ns))
     except PermissionError:
         raise StageError("the file cannot be read", where=source, do="check its permissions") from None
 
