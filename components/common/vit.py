@@ -126,6 +126,26 @@ def resize_positions(table: Tensor, grid: tuple[int, int], *, n_prefix: int = 1,
     return torch.cat([prefix, resized.permute(0, 2, 3, 1).flatten(1, 2).to(table.dtype)], dim=1)
 
 
+def resize_as_dino(model: TimmModel) -> None:
+    """Let a ViT resize its positions for other image sizes as DINO's code does (`quirk`), not as timm does.
+
+    timm asks for the size and smooths what shrinks. Weights and their names stay what they are; in timm, too, the
+    encoder then gives what it was trained to give at its own size alone.
+    """
+
+    def embed(x: Tensor) -> Tensor:
+        """Patches (B, rows, columns, D), as timm's `_pos_embed` takes them -> (B, n + rows * columns, D)."""
+        grid, n = (x.shape[1], x.shape[2]), 0 if model.no_embed_class else model.num_prefix_tokens
+        same = grid == tuple(model.patch_embed.grid_size)
+        table = model.pos_embed if same else resize_positions(model.pos_embed, grid, n_prefix=n, quirk=True)
+        tokens = [token.expand(len(x), -1, -1) for token in (model.cls_token, model.reg_token) if token is not None]
+        if model.no_embed_class:
+            return model.pos_drop(torch.cat([*tokens, x.flatten(1, 2) + table], dim=1))
+        return model.pos_drop(torch.cat([*tokens, x.flatten(1, 2)], dim=1) + table)
+
+    model._pos_embed = embed
+
+
 def tokens_and_attention(model: TimmModel, images: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Final tokens, and the last block's class attention, queries and keys, in one pass.
 

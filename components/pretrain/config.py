@@ -22,6 +22,7 @@ class EncoderParams(Params):
     architecture: str = Field("vit_small_patch16_224", description="timm name of a VisionTransformer")
     model_args: dict[str, Any] = Field(default_factory=dict, description="keyword arguments of timm.create_model")
     start_from: str | None = Field(None, description="weights to start from: model folder, timm:NAME or .safetensors")
+    pos_quirk: bool = Field(False, description="resize positions for small views as DINO's and iBOT's code does")
 
 
 class Colours(Params):

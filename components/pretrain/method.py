@@ -31,6 +31,7 @@ class Now:
         epochs: passes planned.
         momentum: weight of the old teacher in this step's EMA.
         generator: CPU generator seeded by (seed, step), equal on all ranks (draws shared by the batch).
+        steps_per_epoch: optimiser steps in one pass.
     """
 
     step: int
@@ -38,6 +39,7 @@ class Now:
     epochs: float
     momentum: float
     generator: torch.Generator
+    steps_per_epoch: int = 1
 
 
 @dataclass
@@ -113,12 +115,23 @@ class Method(nn.Module, ABC):
         return iter(())
 
     def lr_scale(self, name: str) -> float:
-        """Factor on the learning rate of a student parameter, its end value included.
+        """Factor on the learning rate of a student parameter.
 
         Args:
             name: below `student`, as `backbone.blocks.3.attn.qkv.weight`.
         """
         return 1.0
+
+    def end_lr_scale(self, name: str) -> float:
+        """Factor on the value at which its learning rate ends, `trainer.min_lr`; by default that of the whole."""
+        return self.lr_scale(name)
+
+    def rest_epochs(self, name: str) -> int:
+        """Epochs at the start in which its learning rate is 0, while the optimiser gathers its moments (DINOv2).
+
+        DINO instead drops the gradients, and with them the moments: `frozen_parameters`.
+        """
+        return 0
 
     def decays(self, name: str, parameter: nn.Parameter) -> bool:
         """Whether weight decay reaches a student parameter: matrices (class token and position table included)."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -19,12 +20,27 @@ def trained(method: Method) -> dict[str, nn.Parameter]:
     return {name: parameter for name, parameter in method.student.named_parameters() if parameter.requires_grad}
 
 
+class Pace(NamedTuple):
+    """How fast a parameter learns, and whether it decays; see the methods of these names in `Method`."""
+
+    lr_scale: float
+    end_lr_scale: float
+    rest_epochs: int
+    decays: bool
+
+    @classmethod
+    def of(cls, method: Method, name: str, parameter: nn.Parameter) -> Pace:
+        """What the method says of a student parameter."""
+        scale, end_scale = method.lr_scale(name), method.end_lr_scale(name)
+        return cls(scale, end_scale, method.rest_epochs(name), method.decays(name, parameter))
+
+
 def build_optimiser(method: Method, params: TrainerParams) -> torch.optim.AdamW:
-    """AdamW in one group for each pair of a method's `lr_scale` and `decays`."""
-    groups: dict[tuple[float, bool], list[nn.Parameter]] = defaultdict(list)
+    """AdamW in one group for all parameters whose `Pace` a method gives alike."""
+    groups: dict[Pace, list[nn.Parameter]] = defaultdict(list)
     for name, parameter in trained(method).items():
-        groups[method.lr_scale(name), method.decays(name, parameter)].append(parameter)
-    listed = [{"params": members, "lr_scale": scale, "decays": decays} for (scale, decays), members in groups.items()]
+        groups[Pace.of(method, name, parameter)].append(parameter)
+    listed = [{"params": members, **pace._asdict()} for pace, members in groups.items()]
     fused = {parameter.device.type for members in groups.values() for parameter in members} <= {"cpu", "cuda"}
     return torch.optim.AdamW(listed, lr=0.0, betas=params.betas, weight_decay=0.0, fused=fused)
 
@@ -32,7 +48,8 @@ def build_optimiser(method: Method, params: TrainerParams) -> torch.optim.AdamW:
 def set_values(optimiser: torch.optim.Optimizer, values: Values) -> None:
     """Bring a step's learning rate and weight decay into the groups."""
     for group in optimiser.param_groups:
-        group["lr"] = values.lr * group["lr_scale"]
+        lr = values.lr * group["lr_scale"] + values.lr_end * (group["end_lr_scale"] - group["lr_scale"])
+        group["lr"] = lr if values.epoch >= group["rest_epochs"] else 0.0
         group["weight_decay"] = values.weight_decay if group["decays"] else 0.0
 
 

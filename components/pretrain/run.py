@@ -14,7 +14,7 @@ from components.common.config import parse
 from components.common.context import PACKAGES, Context
 from components.common.encoder import load_encoder, write_model_folder
 from components.common.errors import StageError
-from components.common.vit import TimmModel, build_vit, load_exact
+from components.common.vit import TimmModel, build_vit, load_exact, resize_as_dino
 from components.pretrain import export, parallel, speed
 from components.pretrain.budget import Cost, cost_of, steps_of
 from components.pretrain.checkpoint import CheckpointStore, State, read
@@ -176,6 +176,8 @@ def _start_encoder(encoder: EncoderParams) -> dict[str, torch.Tensor] | None:
 
 def _build_encoder(encoder: EncoderParams, start: State | None, drop_path_rate: float = 0.0) -> TimmModel:
     model = build_vit(encoder.architecture, encoder.model_args, drop_path_rate=drop_path_rate)
+    if encoder.pos_quirk:
+        resize_as_dino(model)
     if start is not None:
         load_exact(model, start, str(encoder.start_from))
     return model

@@ -26,11 +26,18 @@ def warmup_cosine(peak: float, end: float, step: int, total: int, warmup: int) -
 
 @dataclass(frozen=True)
 class Values:
-    """What holds during one step."""
+    """What holds during one step.
+
+    Attributes:
+        lr_end: what of `lr` comes from its end value `min_lr`: 0 in the warm-up, all of it at the end.
+        epoch: whole passes over the draw done before.
+    """
 
     lr: float
     weight_decay: float
     momentum: float
+    lr_end: float = 0.0
+    epoch: int = 0
 
 
 @dataclass(frozen=True)
@@ -84,4 +91,6 @@ class Schedule:
             lr=warmup_cosine(peak, p.min_lr, step, self.total, self.warmup),
             weight_decay=cosine(p.weight_decay, p.weight_decay_end, step, self.total),
             momentum=cosine(p.momentum_teacher, p.momentum_teacher_end, step, self.total),
+            lr_end=warmup_cosine(0.0, p.min_lr, step, self.total, self.warmup),
+            epoch=step // self.steps_per_epoch,
         )

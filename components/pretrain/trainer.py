@@ -154,6 +154,7 @@ class Trainer:
             epochs=self.schedule.epochs,
             momentum=self.schedule.at(min(self.step, self.schedule.total - 1)).momentum if self.schedule.total else 1.0,
             generator=generator,
+            steps_per_epoch=self.schedule.steps_per_epoch,
         )
 
     def _report(self, row: Row, steps: int, seconds: float, data_wait: float) -> Report:

@@ -124,6 +124,9 @@ def assert_follows(name: str, **args: Any) -> None:
     for key, p in method.teacher.named_parameters():
         torch.testing.assert_close(p, 0.9 * teacher[key] + 0.1 * student[key], rtol=1e-12, atol=1e-14)
     assert all(torch.equal(p, student[key]) for key, p in method.student.named_parameters())
+    followed = {key: p.clone() for key, p in method.teacher.named_parameters()}
+    method.after_step(now(momentum=1.0))
+    assert all(torch.equal(p, followed[key]) for key, p in method.teacher.named_parameters())
 
 
 def assert_drops_paths_in_student_only(name: str, **args: Any) -> None:

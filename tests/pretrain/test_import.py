@@ -120,6 +120,18 @@ def test_every_layout_gives_the_features_of_its_own_code(name: str, tmp_path: Pa
         torch.testing.assert_close(encoder.patches(images).flatten(1, 2), tokens[:, n:], rtol=1e-5, atol=1e-5)
 
 
+def test_wrappers_names_count_for_nothing_wherever_they_stand(tmp_path: Path) -> None:
+    """The released loaders take `module.` and `backbone.` out of every name; FSDP and torch.compile add their own."""
+    weights, other = draw_weights(), draw_weights(seed=1)
+    places = ("module.backbone.", "backbone.module.", "backbone.", "backbone._fsdp_wrapped_module.")
+    mixed = {places[i % 4] + name.replace("attn.", "_orig_mod.attn."): w for i, (name, w) in enumerate(weights.items())}
+    torch.save({"teacher": mixed, "student": under("module.", other)}, tmp_path / "file.pth")
+    assert run(tmp_path / "file.pth", tmp_path / "model")[1] == "left out: nothing"
+    images = torch.randn(1, 3, 32, 32)
+    found = load_encoder(tmp_path / "model").cls(images)
+    torch.testing.assert_close(found, forward(weights, images)[:, 0], rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("name", ["dino, dora", "ibot", "timet"])
 def test_the_other_role_is_taken_when_asked_for(name: str, tmp_path: Path) -> None:
     pack, kind, described = LAYOUTS[name]
@@ -209,6 +221,9 @@ class Bomb:
         ({"layer1.0.conv1.weight": torch.ones(3)}, "no vision transformer"),
         ({"epoch": 3}, "no named tensors"),
         ([1, 2], "no named tensors"),
+        ({"state_dict": draw_weights(), "state_dict_ema": draw_weights()}, "under 'state_dict' and 'state_dict_ema'"),
+        (under("module.", draw_weights()) | draw_weights(), "'cls_token' is in it twice"),
+        (draw_weights() | {"norm.bias": torch.full((24,), torch.nan)}, "no finite numbers: norm.bias"),
         ({"student": {f"backbone.{k}": v for k, v in draw_weights().items()}}, "no teacher in it, only student"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
@@ -227,6 +242,15 @@ def test_no_code_of_a_file_is_run(tmp_path: Path) -> None:
     with pytest.raises(StageError, match="wants to run code"):
         run(tmp_path / "file.pth", tmp_path / "model")
     assert not (tmp_path / "exploded").exists()
+
+
+def test_arguments_beside_the_weights_are_read_or_refused(tmp_path: Path) -> None:
+    plain = argparse.Namespace(arch="vit_small", global_crops_scale=(0.4, 1.0), extra={"a": [None, True]})
+    for name, args in (("plain", plain), ("path", argparse.Namespace(output_dir=tmp_path))):
+        torch.save({"teacher": under("backbone.", draw_weights()), "args": args}, tmp_path / f"{name}.pth")
+    run(tmp_path / "plain.pth", tmp_path / "model")
+    with pytest.raises(StageError, match="wants to run code"):
+        run(tmp_path / "path.pth", tmp_path / "other")
 
 
 def test_a_damaged_or_absent_file_gives_one_line(tmp_path: Path) -> None:

@@ -43,6 +43,14 @@ def test_marginals() -> None:
     torch.testing.assert_close(plan.sum(-2), torch.full((2, 3), 196 / 3, dtype=torch.float64), rtol=0.01, atol=0)
 
 
+def test_prototypes_share_the_patches_of_a_batch_evenly() -> None:
+    """TimeT: in the end each of K prototypes has R / K of the R patches, and each patch is shared out whole."""
+    cosines = scores(1, 400, 20, spread=0.3).clamp(-1, 1)
+    plan = sinkhorn(cosines, epsilon=0.05, n_iterations=60)
+    torch.testing.assert_close(plan.sum(-1), torch.ones(1, 400, dtype=torch.float64), rtol=0, atol=1e-12)
+    torch.testing.assert_close(plan.sum(-2), torch.full((1, 20), 20.0, dtype=torch.float64), rtol=1e-4, atol=0)
+
+
 @given(st.floats(0, 37), st.integers(1, 4), st.integers(2, 12), st.integers(0, 9))
 @settings(max_examples=40, deadline=None)
 def test_any_spread_and_shape(exponent: float, k: int, n: int, seed: int) -> None:
@@ -66,14 +74,14 @@ def test_a_patch_far_below_the_others_is_still_shared_out() -> None:
     torch.testing.assert_close(sinkhorn(lowered, epsilon=0.05, n_iterations=30), same, rtol=1e-6, atol=1e-9)
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 def test_extremes(dtype: torch.dtype) -> None:
     values = scores(1, 8, 2).to(dtype)
     for extreme in (torch.finfo(dtype).max, torch.finfo(dtype).min, float("inf"), float("-inf")):
         values[0, 3, 1] = extreme
         plan = sinkhorn(values, epsilon=0.05, n_iterations=30)
-        assert plan.dtype == torch.float32 and plan.isfinite().all()
-        torch.testing.assert_close(plan.sum(-1), torch.ones(1, 8), rtol=0, atol=1e-5)
+        assert plan.dtype == torch.promote_types(dtype, torch.float32) and plan.isfinite().all()
+        torch.testing.assert_close(plan.sum(-1), torch.ones(1, 8, dtype=plan.dtype), rtol=0, atol=1e-5)
 
 
 def test_nan_stays_nan() -> None:

@@ -237,12 +237,12 @@ def test_learning_rates_of_the_table() -> None:
     assert rates == {"backbone": 1.0, "head": 1.0, "mask_token": 1.0, "matching": 0.1}
 
 
-def test_prototypes_are_frozen_for_an_epoch_unless_as_released() -> None:
-    method = small()
-    frozen = {id(p) for p in method.frozen_parameters(now(epoch=0))}
-    assert frozen == {id(p) for p in method.student["head"].last_layer.parameters()}
-    assert not list(method.frozen_parameters(now(epoch=1)))
-    assert not list(small(released_lr=True).frozen_parameters(now(epoch=0)))
+def test_prototypes_rest_for_an_epoch_unless_as_released() -> None:
+    method, released = small(), small(released_lr=True)
+    names = [name for name, _ in method.student.named_parameters()]
+    assert {name: method.rest_epochs(name) for name in names} == {name: int("last_layer" in name) for name in names}
+    assert not any(released.rest_epochs(name) for name in names)
+    assert not list(method.frozen_parameters(now(epoch=0)))  # their gradients stay, for the optimiser's moments
 
 
 def test_decay_spares_norms_biases_and_layer_scale() -> None:
@@ -250,6 +250,9 @@ def test_decay_spares_norms_biases_and_layer_scale() -> None:
     decayed = {name for name, p in method.student.named_parameters() if method.decays(name, p)}
     assert {"mask_token.value", "backbone.reg_token", "matching.cross.in_proj_weight"} <= decayed
     assert not any("norm" in name or "gamma" in name or name.endswith("bias") for name in decayed)
+    released = small(released_decay=True)
+    more = {name for name, p in released.student.named_parameters() if released.decays(name, p)} - decayed
+    assert more == {"matching.cross.in_proj_bias", "matching.itself.in_proj_bias"}
 
 
 def test_published_views() -> None:

@@ -34,7 +34,7 @@ def sinkhorn(scores: Tensor, *, epsilon: float, n_iterations: int, over_processe
         (B, N, k), in the type of `scores` but float32 at least.
     """
     dtype = torch.promote_types(scores.dtype, torch.float32)
-    limit = torch.finfo(dtype).max
+    limit = min(torch.finfo(dtype).max, torch.finfo(torch.float64).max / 4 * min(epsilon, 1.0))  # sums stay finite
     log_plan = scores.to(dtype).clamp(-limit, limit).double() / epsilon
     n_patches, n_objects = scores.shape[-2:]
     for _ in range(n_iterations):

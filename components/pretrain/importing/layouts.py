@@ -2,7 +2,7 @@
 
 | code             | place of the encoder                                | what timm calls otherwise                |
 |------------------|-----------------------------------------------------|------------------------------------------|
-| DINO, DoRA       | teacher.backbone, student.module.backbone, or alone | -                                        |
+| DINO, DoRA       | teacher.backbone, student.backbone, or alone        | -                                        |
 | iBOT             | the same, or state_dict                             | layer scale gamma_1; masked_embed        |
 | ODIS, Cross-Time | as iBOT                                             | obj_token, with a row of pos_embed       |
 | TimeT            | feature_extractor.backbone, teacher.backbone        | -                                        |
@@ -64,7 +64,7 @@ class Found:
 
 
 def find_encoder(tensors: Mapping[str, Tensor], which: str | None, where: Path) -> Found:
-    """The encoder of a file; StageError when there is none, or none of the role that was asked for.
+    """The encoder of a file; StageError when there is none of the role that was asked for, or it is left open which.
 
     Args:
         tensors: by dotted name.
@@ -72,17 +72,16 @@ def find_encoder(tensors: Mapping[str, Tensor], which: str | None, where: Path) 
             released teacher follows it with the weights exchanged (and so is its copy).
         where: the file, for messages.
     """
-    prefixes = {_role(name): name.removesuffix(ANCHOR) for name in tensors if name.endswith(ANCHOR)}
-    if not prefixes:
-        raise StageError("no vision transformer in it", where=where, do=f"it would have a '{ANCHOR}'")
+    prefixes = _encoders(tensors, where)
     layout = next(name for name, mark in MARKS if any(re.search(mark, key) for key in tensors))
     order = ("student", "teacher", "encoder") if layout == "TimeT" else ("teacher", "student", "encoder")
     role = which or next(role for role in order if role in prefixes)
     if role not in prefixes:
         raise StageError(f"no {role} in it, only {' and '.join(sorted(prefixes))}", where=where)
-    prefix = prefixes[role]
+    prefix = _only(prefixes[role], role, where)
     inside = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
     kept, no_embed_class = timm_names(inside, where)
+    _check_finite(kept, where)
     dropped = [name for name in inside if re.match(LEFT_OUT, name)]
     beside = [] if prefix == "" else _beside(tensors, prefix)
     return Found(layout, role, kept, no_embed_class, tuple(sorted({*dropped, *beside})))
@@ -120,6 +119,32 @@ def _renamed(name: str) -> str:
     for pattern, replacement in RENAMED:
         name = re.sub(pattern, replacement, name)
     return name
+
+
+def _encoders(tensors: Iterable[str], where: Path) -> dict[str, list[str]]:
+    """What stands before the names of each encoder of a file, by role; StageError when there is none."""
+    prefixes: dict[str, list[str]] = {}
+    for name in tensors:
+        if name.endswith(ANCHOR):
+            prefixes.setdefault(_role(name), []).append(name.removesuffix(ANCHOR))
+    if not prefixes:
+        raise StageError("no vision transformer in it", where=where, do=f"it would have a '{ANCHOR}'")
+    return prefixes
+
+
+def _only(prefixes: list[str], role: str, where: Path) -> str:
+    """The one encoder of a role; StageError naming all where the file leaves it open."""
+    if len(prefixes) > 1:
+        places = " and ".join(f"'{prefix.removesuffix('.')}'" for prefix in prefixes)
+        what = f"it holds more than one {role}, under {places}"
+        raise StageError(what, where=where, do="save the one that is meant alone, and import that")
+    return prefixes[0]
+
+
+def _check_finite(weights: Mapping[str, Tensor], where: Path) -> None:
+    broken = [name for name, value in weights.items() if not bool(value.isfinite().all())]
+    if broken:
+        raise StageError(f"weights that are no finite numbers: {', '.join(broken[:4])}", where=where)
 
 
 def _role(name: str) -> str:

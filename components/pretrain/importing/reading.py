@@ -15,6 +15,8 @@ from torch import Tensor
 from components.common.errors import StageError
 from components.common.model_folder import read_weights
 
+# Names that a wrapper of parallel or compiled training puts into those of the weights, at any depth.
+WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module")
 # Beside its weights DINO's family stores the run's arguments: names and values, which cannot do anything.
 HARMLESS: list[Any] = [argparse.Namespace]
 
@@ -22,16 +24,30 @@ HARMLESS: list[Any] = [argparse.Namespace]
 def read_tensors(file: Path) -> dict[str, Tensor]:
     """All tensors of a file by dotted name, those of nested dictionaries too (`teacher.backbone.cls_token`).
 
+    Wrappers' names are left out, as the released loaders do: `teacher.module.backbone.cls_token` is the same weight.
+
     Args:
         file: safetensors, or what `torch.save` wrote (.pth, .pt, .bin, ...).
 
     Raises:
-        StageError: nothing there, damaged, without tensors, or more than tensors and plain values.
+        StageError: nothing there, damaged, without tensors, or more than tensors and plain values; two tensors of one
+            name once wrappers are left out.
     """
     tensors = read_weights(file) if file.suffix == ".safetensors" else flatten(_read_pickled(file))
     if not tensors:
         raise StageError("no named tensors in it", where=file, do="give a file that holds a state dict")
-    return tensors
+    return unwrapped(tensors, file)
+
+
+def unwrapped(tensors: Mapping[str, Tensor], where: Path) -> dict[str, Tensor]:
+    """Tensors by their names without those of wrappers; StageError where two would then have one name."""
+    found: dict[str, Tensor] = {}
+    for name, value in tensors.items():
+        plain = ".".join(part for part in name.split(".") if part not in WRAPPERS)
+        if plain in found:
+            raise StageError(f"'{plain}' is in it twice, with and without a wrapper's name", where=where)
+        found[plain] = value
+    return found
 
 
 def flatten(tree: Any, prefix: str = "") -> dict[str, Tensor]:

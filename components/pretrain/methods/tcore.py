@@ -18,12 +18,12 @@ Where the released code and what it says of itself differ, or a number would dep
   L_koleo: neighbours within `koleo_group` samples, which one GPU held (see `blocks/koleo.py`);
   `aux_drop_path`: stochastic depth acts on past and future too, as released;
   `released_lr`: rates as the published weights probably had them: a bug gave all but the matching module the plain
-    rate, without layer-wise decay, the patch embedding's 0.2, or frozen prototypes in the first epoch.
+    rate, without layer-wise decay, the patch embedding's 0.2, or frozen prototypes in the first epoch;
+  `released_decay`: a slip of names lets weight decay reach the biases of the matching module's attention.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -42,7 +42,6 @@ from components.pretrain.blocks.prototype_loss import Scores, Targets, cross_ent
 from components.pretrain.blocks.self_distillation import (
     DistillationArgs,
     check_warmup,
-    last_layers,
     make_teacher,
     teacher_temperature,
     tokens,
@@ -89,6 +88,7 @@ class TCoRe(Method):
         patch_embed_lr: float = Field(0.2, gt=0, description="further factor for the patch embedding")
         matching_lr: float = Field(0.1, gt=0, description="factor for the patch matching module")
         released_lr: bool = Field(False, description="rates as overwritten by the bug of the released code")
+        released_decay: bool = Field(False, description="weight decay on the matching module's attention biases")
 
     def __init__(self, args: Args, build_encoder: EncoderFactory, epochs: float) -> None:
         super().__init__()
@@ -172,9 +172,8 @@ class TCoRe(Method):
     def _targets(self, features: Tensor, centre: Centre, now: Now) -> Targets:
         """What the teacher says of its tokens (T, ..., D); it counts for the centre of the next step."""
         args = self.args
-        tau = teacher_temperature(
-            now.epoch, args.warmup_teacher_temp, args.teacher_temp, args.warmup_teacher_temp_epochs
-        )
+        warmup = args.warmup_teacher_temp_epochs * now.steps_per_epoch  # rises at every step, as DINOv2's
+        tau = teacher_temperature(now.step, args.warmup_teacher_temp, args.teacher_temp, warmup)
         scores = Scores.of(self.teacher["head"], features)
         centre.add_sum(*scores.sum())
         return Targets(scores, centre.value, tau)
@@ -214,9 +213,9 @@ class TCoRe(Method):
         self.centre.update()
         self.patch_centre.update()
 
-    def frozen_parameters(self, now: Now) -> Iterator[nn.Parameter]:
-        frozen = now.epoch < self.args.freeze_last_layer_epochs and not self.args.released_lr
-        return last_layers(self.student, frozen)
+    def rest_epochs(self, name: str) -> int:
+        """The prototypes stand still for an epoch by a rate of 0, as DINOv2's; their moments are gathered meanwhile."""
+        return 0 if self.args.released_lr or "last_layer" not in name else self.args.freeze_last_layer_epochs
 
     def lr_scale(self, name: str) -> float:
         """DINOv2's layer-wise decay: tokens and embeddings below block 0, final norm and head above the last block."""
@@ -230,6 +229,15 @@ class TCoRe(Method):
             return args.layer_decay ** (self.depth - int(inner.split(".")[1]))
         further = args.patch_embed_lr if inner.startswith("patch_embed.") else 1.0
         return further * args.layer_decay ** (self.depth + 1)
+
+    def end_lr_scale(self, name: str) -> float:
+        """The matching module's rate starts at a share of the others' and ends where they do."""
+        return 1.0 if name.startswith("matching.") else self.lr_scale(name)
+
+    def decays(self, name: str, parameter: nn.Parameter) -> bool:
+        """`released_decay`: also the biases that attention keeps as `in_proj_bias`, which no rule of names excludes."""
+        slipped = self.args.released_decay and name.endswith("in_proj_bias")
+        return slipped or super().decays(name, parameter)
 
     def clip_group(self, name: str) -> str:
         """Backbone (the mask token is one of its own), head and matching module each have a norm."""

@@ -15,8 +15,8 @@ one pass of the encoder a frame, where the released code takes four (docs/method
 
 It goes on from an encoder that has learnt, and is refused without one unless all blocks learn. Settings follow the two
 released codebases, which agree, where the text could not be had. Options, off by default as in the authors' README: an
-EMA teacher that assigns (`ema`; the released update has its weights swapped, ours has not), a queue of earlier patches
-in Sinkhorn (`queue`), the attention's foreground (`foreground`). `compat` reproduces the slips of the released loader.
+EMA teacher that assigns (`ema`), a queue of earlier patches in Sinkhorn (`queue`), the attention's foreground
+(`foreground`). `compat` reproduces the slips of the released loader, and of its EMA, whose weights are swapped.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ class TimeT(Method):
         queue_per_clip: int = Field(10, ge=1, description="patches of a clip that enter the queue")
         foreground: bool = Field(False, description="learn from the patches that the class token looks at")
         foreground_mass: Share = 0.65
-        compat: bool = Field(False, description="one jitter operation, no flips, and 0.228 for the blue channel's std")
+        compat: bool = Field(False, description="slips: one jitter operation, no flips, red's std 0.228, EMA swapped")
 
     def __init__(self, args: Args, build_encoder: EncoderFactory, epochs: float) -> None:
         super().__init__()
@@ -221,13 +221,13 @@ class TimeT(Method):
     def _frames(self, batch: Batch) -> Tensor:
         """The clips (B, T, 3, S, S)."""
         frames = batch["global"][:, 0]
-        # the released loader divides the third channel by 0.228, a slip of the pen for 0.229
-        return frames * frames.new_tensor([1, 1, 0.229 / 0.228])[:, None, None] if self.args.compat else frames
+        # the released loader divides the first channel by 0.228, a slip of the pen for 0.229
+        return frames * frames.new_tensor([0.229 / 0.228, 1, 1])[:, None, None] if self.args.compat else frames
 
     def after_step(self, now: Now) -> None:
         unit_rows(self.student)
         if self.args.ema:
-            ema_update(self.teacher, self.student, now.momentum)
+            ema_update(self.teacher, self.student, 1 - now.momentum if self.args.compat else now.momentum)
             unit_rows(self.teacher)
 
     def lr_scale(self, name: str) -> float:
