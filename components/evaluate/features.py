@@ -123,6 +123,12 @@ def image_features(encoder: Encoder) -> Callable[[Tensor], Tensor]:
     return lambda pixels: encoder.cls(normalised(pixels, encoder.mean, encoder.std))
 
 
+def mean_features(encoder: Encoder) -> Callable[[Tensor], Tensor]:
+    """uint8 batch -> means of patch tokens (B, D) after the final norm."""
+    patches = patch_features(encoder)
+    return lambda pixels: patches(pixels).mean(dim=(1, 2))
+
+
 def patch_features(encoder: Encoder) -> Callable[[Tensor], Tensor]:
     """uint8 batch -> patch grid (B, h, w, D) after the final norm."""
     return lambda pixels: encoder.patches(normalised(pixels, encoder.mean, encoder.std))

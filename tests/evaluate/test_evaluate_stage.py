@@ -111,6 +111,9 @@ def test_knn_tells_colours_apart_and_its_predictions_score_the_same(model: Path,
     with Image.open(tmp_path / "out/neighbours.png") as picture:
         assert picture.width > 400 and picture.height > 400
     assert any("k limited to the 24" in note for note in found["notes"])
+    assert evaluate(tmp_path, "knn", model, tmp_path / "b", out="patches", feature="mean_patches") == 0
+    patches = result(tmp_path, "patches")
+    assert patches["protocol"] == f"{found['protocol']}, mean patches"
 
 
 def test_vos_predictions_are_in_davis_layout_and_score_the_same(model: Path, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +39,7 @@ class Args(TaskParams):
     k: list[int] = Field([10, 20, 100, 200], min_length=1, description="numbers of neighbours")
     primary_k: int = Field(20, gt=0, description="the k whose top-1 ranks encoders")
     temperature: float = Field(0.07, gt=0)
+    feature: Literal["cls", "mean_patches"] = Field("cls", description="mean_patches suits losses on patches alone")
     chunk_rows: int = Field(16384, gt=0, description="training features compared at once")
     neighbours_shown: int = Field(7, gt=0, description="neighbours per query in the picture")
 
@@ -46,13 +47,14 @@ class Args(TaskParams):
 @task("knn", Args)
 def run(encoder: Encoder, benchmark: Path, args: Args, job: Job) -> TaskResult:
     """Classify the held-out pictures by their nearest training pictures."""
-    from components.evaluate.features import image_features
+    from components.evaluate.features import image_features, mean_features
 
     data = read_imagenet(benchmark)
     crop_px, size_notes = input_side(args.crop_px, encoder.patch_size, args.fit)
-    px, forward = (args.resize_px, crop_px), image_features(encoder)
+    px = args.resize_px, crop_px
+    forward = image_features(encoder) if args.feature == "cls" else mean_features(encoder)
     train, held_out = (
-        crop_features(split.files, px, forward, "cls", job.cache / name, args, job)
+        crop_features(split.files, px, forward, args.feature, job.cache / name, args, job)
         for name, split in (("train", data.train), ("held_out", data.held_out))
     )
     found = classify(train, held_out, data, args, job)
@@ -62,7 +64,7 @@ def run(encoder: Encoder, benchmark: Path, args: Args, job: Job) -> TaskResult:
     if args.pictures:
         picture(job.details / "neighbours.png", data, found, args)
     return TaskResult(
-        protocol=f"dino knn, {args.resize_px}/{args.crop_px} px",
+        protocol=f"dino knn, {args.resize_px}/{args.crop_px} px" + ("" if args.feature == "cls" else ", mean patches"),
         metrics=found.metrics,
         primary=f"top1_k{found.primary_k}",
         data_variant=f"{len(data.classes)} classes, {len(data.train.files)} train, "
