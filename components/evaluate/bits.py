@@ -63,7 +63,7 @@ def boundary(maps: Words, width: int) -> Words:
         if column < BITS * maps.shape[2]:
             found[:, :, column // BITS] &= ~np.uint64(1 << column % BITS)
     found[:, :-1] |= maps[:, :-1] ^ maps[:, 1:]
-    return found
+    return np.asarray(found, np.uint64)
 
 
 def near(points: Words, radius: int) -> Words:
@@ -93,7 +93,7 @@ def _widened(run: Words, step: int) -> Words:
     wide |= run >> step
     wide[1:] |= run[:-1] >> (BITS - step)
     wide[:-1] |= run[1:] << (BITS - step)
-    return wide
+    return np.asarray(wide, np.uint64)
 
 
 @lru_cache(maxsize=64)

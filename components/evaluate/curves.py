@@ -48,11 +48,12 @@ def draw_sweep(
     if len(rates) <= 12:
         left.legend(fontsize=6, ncols=2, frameon=False, title="lr", title_fontsize=6)
     shares = confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
-    right.imshow(shares, cmap="magma", vmin=0, vmax=1, interpolation="nearest")
+    drawn = right.imshow(shares, cmap="magma", vmin=0, interpolation="nearest")
+    figure.colorbar(drawn, ax=right, shrink=0.8).ax.tick_params(labelsize=7)
     if len(classes) <= NAMED:
         right.set_xticks(range(len(classes)), classes, rotation=90)
         right.set_yticks(range(len(classes)), classes)
-    _dress(right, "predicted class", "true class", "confusion on the test pictures")
+    _dress(right, "predicted class", "true class", "share of a true class, test pictures")
     _save(figure, file)
 
 

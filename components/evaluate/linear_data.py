@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,14 +17,12 @@ from components.evaluate.crops import random_box
 from components.evaluate.features import FeatureBank
 from components.evaluate.images import ahead, read_rgb
 from components.evaluate.layouts.imagenet import Labelled
+from components.evaluate.linear_params import LinearParams
 from components.evaluate.seeds import rng_of
 from components.evaluate.task import Job
 
-if TYPE_CHECKING:
-    from components.evaluate.tasks.linear import Args
 
-
-def split(train: Labelled, args: Args) -> tuple[Labelled, Labelled]:
+def split(train: Labelled, args: LinearParams) -> tuple[Labelled, Labelled]:
     """(learnt from, held out): of every class with two pictures or more its share is held out, at least one."""
     labels = np.array(train.labels)
     held = np.zeros(len(labels), bool)
@@ -41,7 +39,7 @@ def split(train: Labelled, args: Args) -> tuple[Labelled, Labelled]:
     return learnt, kept
 
 
-def view(file: Path, side: int, args: Args, rng: np.random.Generator) -> NDArray[np.uint8]:
+def view(file: Path, side: int, args: LinearParams, rng: np.random.Generator) -> NDArray[np.uint8]:
     """A random resized crop (bilinear), mirrored by chance."""
     image = read_rgb(file)
     top, left, height, width = random_box(image.height, image.width, args.crop_scale, args.crop_ratio, rng)
@@ -51,7 +49,7 @@ def view(file: Path, side: int, args: Args, rng: np.random.Generator) -> NDArray
 
 
 def augmented_batches(
-    data: Labelled, order: NDArray[np.int64], epoch: int, side: int, forward: Any, args: Args, job: Job
+    data: Labelled, order: NDArray[np.int64], epoch: int, side: int, forward: Any, args: LinearParams, job: Job
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Features and labels of fresh views; a view depends on (seed, epoch, picture) alone."""
     batches = [order[i : i + args.batch_size] for i in range(0, len(order), args.batch_size)]
@@ -69,7 +67,7 @@ def augmented_batches(
 
 
 def cached_batches(
-    bank: FeatureBank, data: Labelled, order: NDArray[np.int64], args: Args, job: Job
+    bank: FeatureBank, data: Labelled, order: NDArray[np.int64], args: LinearParams, job: Job
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """The same features in every epoch, in another order."""
     for i in range(0, len(order), args.batch_size):
@@ -78,7 +76,7 @@ def cached_batches(
         yield torch.from_numpy(bank.rows(batch)).to(job.device), labels
 
 
-def labelled_chunks(bank: FeatureBank, data: Labelled, args: Args, job: Job) -> Iterator[tuple[Tensor, Tensor]]:
+def labelled_chunks(bank: FeatureBank, data: Labelled, args: LinearParams, job: Job) -> Iterator[tuple[Tensor, Tensor]]:
     """Features and labels in order."""
     labels, start = torch.tensor(data.labels), 0
     for chunk in bank.chunks(args.chunk_rows):

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 CHAMPION, CANDIDATE = "champion", "candidate"
 __all__ = ["CANDIDATE", "CHAMPION", "Registry", "as_text", "exclusive", "exists", "registry", "score_tags", "shown"]
 SCORE_TAG = "score."  # + task
+VERSIONS_TAG = "mlflow.modelVersions"  # MLflow's own, on a logged model
 SQLITE = "sqlite:///"
 
 
@@ -77,8 +78,16 @@ class Registry:
                 self.client.delete_model_version(self.model, made.version)
         found = self.find(sha256)
         assert found is not None
+        self._tell(model_id, found.number)
         self.tag(found.number, tags)
         return found
+
+    def _tell(self, model_id: str, number: int) -> None:
+        """Let MLflow's page of models name the version, as its own way to register a model does."""
+        told = json.loads(self.client.get_logged_model(model_id).tags.get(VERSIONS_TAG, "[]"))
+        entry = {"name": self.model, "version": str(number)}
+        if entry not in told:
+            self.client.set_logged_model_tags(model_id, {VERSIONS_TAG: json.dumps([*told, entry])})
 
     def tag(self, number: int, tags: dict[str, str]) -> None:
         """Set the tags that are not set to these values yet."""

@@ -76,6 +76,12 @@ def test_a_stage_imports_common_and_itself_only(stage):
         assert not any(name.startswith("pipelines") for name in _imports(file)), file
 
 
+def test_nothing_imports_a_task():
+    """Neither another task nor what they share."""
+    for file in (ROOT / "components/evaluate").rglob("*.py"):
+        assert not any(name.startswith("components.evaluate.tasks.") for name in _imports(file)), file
+
+
 def test_pipelines_import_no_stage():
     for file in (ROOT / "pipelines").rglob("*.py"):
         ours = {name.split(".")[1] for name in _imports(file) if name.startswith("components.")}

@@ -106,6 +106,8 @@ def test_run_again_changes_nothing(world: World) -> None:
     world.run("dino", 0.6, 0.6, seed=2)
     promote(world)
     before, registered = world.decision.read_bytes(), _dump()
+    told = [tags["mlflow.modelVersions"] for _, tags, *_ in registered[1] if "mlflow.modelVersions" in tags]
+    assert told == ['[{"name": "tiny", "version": "1"}]']  # so that MLflow's page of models links to the registry
     promote(world)
     assert world.decision.read_bytes() == before
     assert _dump() == registered

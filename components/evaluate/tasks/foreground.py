@@ -146,7 +146,7 @@ def write_masks(data: Segmentation, masks: Mask, args: Args, job: Job) -> list[R
 
 
 def segment(val: Split, masks: Mask, args: Args, job: Job) -> tuple[dict[str, list[Matched]], list[Row]]:
-    """The foreground clustered by each seed and matched to classes, and a row a class; both empty where it is off."""
+    """The foreground clustered by each seed and matched to the classes, and a row a class; both empty where off."""
     from components.evaluate.cbfe_segments import Segmenter
     from components.evaluate.clustering import KMeans
 

@@ -15,19 +15,19 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
 
 from components.evaluate import class_score
 from components.evaluate.centre_crop import crop_features
 from components.evaluate.layouts.imagenet import Classification, Labelled, read_imagenet
+from components.evaluate.linear_params import LinearParams
 from components.evaluate.score_cli import score_main
 from components.evaluate.seeds import rng_of
 from components.evaluate.sizes import input_side
-from components.evaluate.task import Job, Row, TaskParams, TaskResult, task
+from components.evaluate.task import Job, Row, TaskResult, task
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,31 +36,11 @@ if TYPE_CHECKING:
     from components.evaluate.features import FeatureBank
     from components.evaluate.linear_sweep import Sweep
 
-RATES = [m * 10.0**e for e in range(-4, 1) for m in range(1, 10)]
 SMALL_DIM = 384  # up to the width of ViT-S the published features are four class tokens
 
 
-class Args(TaskParams):
+class Args(LinearParams):
     """The published constants."""
-
-    beside_protocol: ClassVar[frozenset[str]] = TaskParams.beside_protocol | {"chunk_rows"}
-
-    resize_px: int = Field(256, gt=0, description="short side of a test picture after the resize")
-    crop_px: int = Field(224, gt=0, description="side of the network's input; rounded down to whole patches")
-    last_blocks: int | None = Field(None, gt=0, description="class tokens concatenated; null: 4 for ViT-S, 1 above")
-    mean_patches: bool | None = Field(None, description="and the last block's mean patch; null: above ViT-S")
-    train_views: Literal["augmented", "cached"] = Field("augmented", description="cached: the test view, computed once")
-    crop_scale: tuple[float, float] = Field((0.08, 1.0), description="share of the area of a random crop")
-    crop_ratio: tuple[float, float] = Field((3 / 4, 4 / 3), description="its width / height")
-    flip: float = Field(0.5, ge=0, le=1)
-    lrs: list[Annotated[float, Field(gt=0)]] = Field(RATES, min_length=1)
-    lr_batch: int | None = Field(256, gt=0, description="batch the rates are meant for; null: never scaled")
-    batch_size: int = Field(1024, gt=0)
-    epochs: int = Field(100, gt=0)
-    momentum: float = Field(0.9, ge=0, lt=1)
-    weight_decay: float = Field(0.0, ge=0)
-    held_out_share: float = Field(0.02, gt=0, lt=1, description="of each class's training pictures; at least one")
-    chunk_rows: int = Field(4096, gt=0, description="features scored at once")
 
 
 @task("linear", Args)
