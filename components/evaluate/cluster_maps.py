@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,8 @@ from PIL import Image
 
 from components.common.errors import StageError
 from components.common.outputs import remove, stage_path
-from components.evaluate.images import INDEXED, open_image, write_index
-
-WIDE = {"I;16", "I"}  # Pillow modes of a 16-bit grey PNG
+from components.evaluate.images import INDEXED, WIDE, open_image, write_index
+from components.evaluate.layouts.davis import read_list
 
 
 def write_clusters(file: Path, clusters: NDArray[Any]) -> None:
@@ -46,12 +46,29 @@ def write_folder(folder: Path, maps: Iterable[tuple[str, NDArray[Any]]]) -> None
     partial.rename(folder)
 
 
-def maps_in(folder: Path) -> dict[str, Path]:
-    """Stem -> file of a folder's PNGs; StageError where there is none."""
-    files = {file.stem: file for file in sorted(folder.glob("*.png"))} if folder.is_dir() else {}
+def maps_in(folder: Path, names: Path | None = None) -> dict[str, Path]:
+    """Stem -> file of a folder's PNGs, all or those that a list names.
+
+    Raises:
+        StageError: there is none, or one of the list is missing.
+    """
+    found = sorted(folder.glob("[!.]*.png")) if folder.is_dir() else []
+    files = {file.stem: file for file in found}
     if not files:
-        raise StageError("no cluster maps (*.png)", where=folder)
-    return files
+        raise StageError("no label or cluster maps (*.png)", where=folder)
+    if names is None:
+        return files
+    listed = read_list(names)
+    lost = [name for name in listed if name not in files]
+    if lost:
+        raise StageError(f"{len(lost)} of {len(listed)} listed pictures have no map, first {lost[0]}", where=folder)
+    return {name: files[name] for name in listed}
+
+
+def add_list(parser: argparse.ArgumentParser) -> None:
+    """The option `--set` of a `score` command."""
+    what = "list of the pictures that must be there, one name a line; default: all that are predicted"
+    parser.add_argument("--set", type=Path, metavar="LIST", help=what)
 
 
 def square_side(clusters: NDArray[Any], file: Path) -> int:

@@ -69,12 +69,15 @@ def tolerance_px(height: int, width: int) -> int:
     return math.ceil(BOUNDARY_SHARE_OF_DIAGONAL * math.hypot(height, width))
 
 
-def statistics(values: NDArray[np.float64]) -> Statistics:
+def statistics(values: NDArray[np.float64], eight_bits: bool = False) -> Statistics:
     """Mean, share of frames above 0.5, and mean of the first quarter minus mean of the last.
 
     Neighbouring quarters share their end point. The official code keeps the quarters' ends in 8 bits, which wraps
-    beyond 256 frames and gives another decay there; no DAVIS sequence is that long, and here it does not wrap.
+    beyond 256 frames and gives another decay there, or none (NaN) where a quarter ends before it begins; no DAVIS
+    sequence is that long. `eight_bits` does so too.
     """
     ends = np.round(np.linspace(1, len(values), DECAY_BINS + 1) + 1e-10).astype(np.int64) - 1
+    ends = ends % 256 if eight_bits else ends
     first, last = values[ends[0] : ends[1] + 1], values[ends[-2] : ends[-1] + 1]
-    return Statistics(float(values.mean()), float((values > RECALL_ABOVE).mean()), float(first.mean() - last.mean()))
+    decay = float(first.mean() - last.mean()) if len(first) and len(last) else math.nan
+    return Statistics(float(values.mean()), float((values > RECALL_ABOVE).mean()), decay)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from components.common.errors import StageError
 from components.evaluate.davis_metrics import VOID, Mask, frame_scores, object_count, statistics
@@ -15,6 +16,7 @@ from components.evaluate.images import folders_in, pictures_in, read_index
 
 Row = dict[str, Any]
 HEADINGS = ("mean", "recall", "decay")
+Decay = Literal["whole", "eight_bits"]
 
 
 @dataclass
@@ -27,11 +29,12 @@ class Scores:
     def summary(self) -> dict[str, float]:
         """The official table's row: every figure is a mean over objects, not over sequences or frames."""
         names = [f"{letter}_{heading}" for letter in "jf" for heading in HEADINGS]
-        means = {name: float(np.mean([row[name] for row in self.objects])) for name in names}
+        told = [name for name in names if all(row[name] is not None for row in self.objects)]
+        means = {name: float(np.mean([row[name] for row in self.objects])) for name in told}
         return {"jf_mean": (means["j_mean"] + means["f_mean"]) / 2, **means}
 
 
-def score_folders(truth: Path, predicted: Path, names: Iterable[str] | None = None) -> Scores:
+def score_folders(truth: Path, predicted: Path, names: Iterable[str] | None = None, decay: Decay = "whole") -> Scores:
     """Score `predicted/<sequence>/*.png` against `truth/<sequence>/*.png` over the named (else all) sequences.
 
     Raises:
@@ -39,13 +42,14 @@ def score_folders(truth: Path, predicted: Path, names: Iterable[str] | None = No
     """
     scores = Scores()
     for name in names if names is not None else [folder.name for folder in folders_in(truth)]:
-        score_sequence(scores, name, truth / name, predicted / name)
+        score_sequence(scores, name, truth / name, predicted / name, decay)
     if not scores.objects:
-        raise StageError("nothing to score: no sequence has an object in its first mask", where=truth)
+        do = "255 is void: masks of 0 and 255, as DAVIS-2016 has them, must be of 0 and 1"
+        raise StageError("nothing to score: no sequence has an object in its first mask", where=truth, do=do)
     return scores
 
 
-def score_sequence(scores: Scores, name: str, truth: Path, predicted: Path) -> None:
+def score_sequence(scores: Scores, name: str, truth: Path, predicted: Path, decay: Decay = "whole") -> None:
     """Append one sequence's rows. The first mask is given, and the last is left out as in DAVIS-2016."""
     files = mask_files(name, truth, predicted, least=3)
     n_objects = object_count(read_index(files[0]))
@@ -63,8 +67,14 @@ def score_sequence(scores: Scores, name: str, truth: Path, predicted: Path) -> N
     for i in range(n_objects):
         row = {"sequence": name, "object": i + 1}
         for letter, of_object in zip("jf", values[:, i], strict=True):
-            row |= {f"{letter}_{h}": v for h, v in zip(HEADINGS, statistics(of_object), strict=True)}
+            row |= columns(letter, of_object, decay)
         scores.objects.append(row)
+
+
+def columns(letter: str, values: NDArray[np.float64], decay: Decay) -> Row:
+    """An object's figures; null for a decay that the official code's frame numbers leave without frames."""
+    found = statistics(values, decay == "eight_bits")
+    return {f"{letter}_{h}": None if np.isnan(v) else v for h, v in zip(HEADINGS, found, strict=True)}
 
 
 def mask_files(name: str, truth: Path, predicted: Path, least: int) -> list[Path]:

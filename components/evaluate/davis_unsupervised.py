@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from components.common.errors import StageError
 from components.evaluate import bits
-from components.evaluate.davis_metrics import VOID, Mask, boundary_f, object_count, statistics, tolerance_px
-from components.evaluate.davis_score import HEADINGS, Scores, mask_files, read_pair
+from components.evaluate.davis_metrics import VOID, Mask, boundary_f, object_count, tolerance_px
+from components.evaluate.davis_score import Decay, Scores, columns, mask_files, read_pair
 from components.evaluate.images import folders_in
 
 MAX_PROPOSALS = 20
@@ -26,7 +26,11 @@ Table = NDArray[np.float64]
 
 
 def score_unsupervised(
-    truth: Path, predicted: Path, names: Iterable[str] | None = None, max_proposals: int = MAX_PROPOSALS
+    truth: Path,
+    predicted: Path,
+    names: Iterable[str] | None = None,
+    max_proposals: int = MAX_PROPOSALS,
+    decay: Decay = "whole",
 ) -> Scores:
     """Score `predicted/<sequence>/*.png` (pixel value: proposal) against `truth/<sequence>/*.png`.
 
@@ -35,7 +39,7 @@ def score_unsupervised(
     """
     scores = Scores()
     for name in names if names is not None else [folder.name for folder in folders_in(truth)]:
-        _score_sequence(scores, name, truth / name, predicted / name, max_proposals)
+        _score_sequence(scores, name, truth / name, predicted / name, max_proposals, decay)
     if not scores.objects:
         raise StageError("nothing to score: no sequence has an object in its first mask", where=truth)
     return scores
@@ -82,7 +86,7 @@ def _edges(mask: Mask, n: int, radius: int) -> tuple[bits.Words, bits.Words]:
     return edges, bits.near(edges, radius)
 
 
-def _score_sequence(scores: Scores, name: str, truth: Path, predicted: Path, max_proposals: int) -> None:
+def _score_sequence(scores: Scores, name: str, truth: Path, predicted: Path, max_proposals: int, decay: Decay) -> None:
     files = mask_files(name, truth, predicted, least=1)
     pairs = [read_pair(file, predicted / file.name) for file in files]
     n_objects = object_count(pairs[0][0])
@@ -101,5 +105,5 @@ def _score_sequence(scores: Scores, name: str, truth: Path, predicted: Path, max
             for file, j, f in zip(files, *of_object, strict=True)
         ]
         for letter, line in zip("jf", of_object, strict=True):
-            row |= {f"{letter}_{h}": v for h, v in zip(HEADINGS, statistics(line), strict=True)}
+            row |= columns(letter, line, decay)
         scores.objects.append(row)

@@ -16,6 +16,7 @@ from components.common.errors import StageError
 
 PICTURES = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
 INDEXED = {"P", "L", "1"}  # Pillow modes whose pixels are numbers, not colours
+WIDE = {"I;16", "I"}  # Pillow modes of a 16-bit grey PNG
 
 Array = NDArray[np.uint8]
 Item = TypeVar("Item")
@@ -57,15 +58,18 @@ def read_rgb(file: Path) -> Image.Image:
 
 
 def read_index(file: Path) -> Array:
-    """A label map (H, W) uint8: palette or grey, so that a pixel's value is its label."""
+    """A label map (H, W) uint8: palette or grey, so that a pixel's value is its label; 16 bits if they hold no more."""
     with open_image(file) as image:
-        if image.mode not in INDEXED:
+        if image.mode not in INDEXED | WIDE:
             what = f"a label map must be an indexed or grey picture, this one is {image.mode}"
             raise StageError(what, where=file)
         try:
-            return np.array(image, dtype=np.uint8)
+            labels = np.array(image)
         except (OSError, SyntaxError) as error:
             raise _unreadable(file, error) from None
+    if image.mode in WIDE and (labels.min() < 0 or labels.max() > 255):
+        raise StageError(f"label {labels.max()} in a 16-bit picture, labels are 0 to 255", where=file)
+    return labels.astype(np.uint8)
 
 
 def write_index(file: Path, labels: Array) -> None:

@@ -83,7 +83,7 @@ def distances(truth: Array, predicted: Array, box_share: float, lost: Lost) -> A
     """
     seen = predicted[..., 0] >= 0
     boxed = np.where((seen if lost == "left_out" else np.ones_like(seen))[..., None], truth, np.nan)
-    with np.errstate(invalid="ignore", divide="ignore"):
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
         low, high = (_over_joints(function, boxed) for function in (np.fmin, np.fmax))
         sizes = box_share * np.linalg.norm(high - low, axis=-1)
         apart = np.linalg.norm(predicted - truth, axis=-1) / sizes[:, None]

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from components.common.errors import StageError
+from components.evaluate.cluster_maps import add_list, maps_in
 from components.evaluate.images import read_index
 from components.evaluate.layouts.ade20k import N_CLASSES, read_scene
 from components.evaluate.segmentation_score import Counts, class_iou, confusion
@@ -76,19 +77,19 @@ def score_maps(pairs: Sequence[tuple[Path, Path]], n_classes: int = N_CLASSES) -
     return counts
 
 
-def score_folders(truth: Path, predicted: Path, n_classes: int = N_CLASSES) -> dict[str, Any]:
+def score_folders(
+    truth: Path, predicted: Path, n_classes: int = N_CLASSES, names: Path | None = None
+) -> dict[str, Any]:
     """Figures of the maps in `predicted` against those of the same names in `truth`; StageError if there are none."""
     if not 2 <= n_classes <= 255:
         raise StageError(f"the number of classes must be 2 to 255, got {n_classes}")
     for folder in (truth, predicted):
         if not folder.is_dir():
             raise StageError("no such folder", where=folder)
-    names = sorted(file.name for file in predicted.glob("*.png"))
-    if not names:
-        raise StageError("no label maps (*.png)", where=predicted)
-    counts = score_maps([(truth / name, predicted / name) for name in names], n_classes)
+    files = maps_in(predicted, names)
+    counts = score_maps([(truth / f"{name}.png", file) for name, file in files.items()], n_classes)
     rows = class_rows(counts, [str(i) for i in range(1, n_classes + 1)])
-    return {"metrics": figures(counts), "classes": rows, "n": len(names)}
+    return {"metrics": figures(counts), "classes": rows, "n": len(files)}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -96,8 +97,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--gt", type=Path, required=True, help="folder of true label maps (PNG, 0 = other)")
     parser.add_argument("--pred", type=Path, required=True, help="folder of predicted ones with the same names")
     parser.add_argument("--num-classes", type=int, default=N_CLASSES, help="labels are 1..N")
+    add_list(parser)
 
 
 def score_command(args: argparse.Namespace) -> dict[str, Any]:
     """What `score` writes."""
-    return score_folders(args.gt, args.pred, args.num_classes)
+    return score_folders(args.gt, args.pred, args.num_classes, args.set)

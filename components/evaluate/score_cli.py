@@ -38,6 +38,9 @@ def score_main(
     except OSError as error:  # every path here is the user's: a folder for a file, no permission, a full disk
         print(f"{task} score: {(error.strerror or str(error)).lower()}: {error.filename}", file=sys.stderr)
         return int(ExitCode.NO_ROOM if error.errno in MACHINE else ExitCode.BAD_INPUT)
+    except MemoryError as error:
+        print(f"{task} score: not enough memory: {' '.join(str(error).split())}", file=sys.stderr)
+        return int(ExitCode.NO_ROOM)
     for name, value in result["metrics"].items():
         print(f"{name:16s} {value:.4f}")
     return int(ExitCode.OK)

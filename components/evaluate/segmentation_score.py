@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from components.common.errors import StageError
+from components.evaluate.cluster_maps import add_list, maps_in
 from components.evaluate.images import read_index
 
 VOID = 255
@@ -75,20 +76,18 @@ def check_labels(labels: Labels, n_classes: int, file: Path) -> None:
 
 
 def score_folders(
-    truth: Path, predicted: Path, n_classes: int, names: list[str] | None = None, average: Average = "occurring"
+    truth: Path, predicted: Path, n_classes: int, names: Path | None = None, average: Average = "occurring"
 ) -> dict[str, Any]:
-    """Figures of `predicted/<name>.png` against `truth/<name>.png`, for the named pictures or all predicted ones."""
+    """Figures of `predicted/<name>.png` against `truth/<name>.png`, for a list's pictures or all predicted ones."""
     if not 2 <= n_classes <= VOID:
         raise StageError(f"the number of classes must be 2 to {VOID}, got {n_classes}")
     for folder in (truth, predicted):
         if not folder.is_dir():
             raise StageError("no such folder", where=folder)
-    names = names or sorted(file.stem for file in predicted.glob("*.png"))
-    if not names:
-        raise StageError("no label maps (*.png)", where=predicted)
-    counts = score_pairs([(truth / f"{n}.png", predicted / f"{n}.png") for n in names], n_classes)
+    files = maps_in(predicted, names)
+    counts = score_pairs([(truth / f"{name}.png", file) for name, file in files.items()], n_classes)
     rows = class_rows(counts, [str(i) for i in range(n_classes)])
-    return {"metrics": figures(counts, average), "classes": rows, "n": len(names)}
+    return {"metrics": figures(counts, average), "classes": rows, "n": len(files)}
 
 
 def class_rows(counts: Counts, names: list[str]) -> list[dict[str, Any]]:
@@ -109,10 +108,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--gt", type=Path, required=True, help="folder of true label maps (PNG, 255 = void)")
     parser.add_argument("--pred", type=Path, required=True, help="folder of predicted ones with the same names")
     parser.add_argument("--num-classes", type=int, required=True, help="labels are 0..N-1")
+    add_list(parser)
     what = "classes in the mean: those in truth or prediction, in the truth, or every one"
     parser.add_argument("--average", choices=get_args(Average), default="occurring", help=what)
 
 
 def score_command(args: argparse.Namespace) -> dict[str, Any]:
     """What `score` writes."""
-    return score_folders(args.gt, args.pred, args.num_classes, average=args.average)
+    return score_folders(args.gt, args.pred, args.num_classes, args.set, args.average)

@@ -145,6 +145,16 @@ def test_statistics_equal_the_official_ones_up_to_256_frames(values: list[float]
     assert dm.statistics(np.array(values)) == pytest.approx(literal_statistics(np.array(values)), abs=1e-12)
 
 
+@pytest.mark.parametrize("n", [256, 257, 300, 341, 342, 400, 1000])
+def test_eight_bit_frame_numbers_of_long_clips(n: int) -> None:
+    """The official cast, and its sums as NumPy 1 made them; a quarter that wraps may hold no frame."""
+    values = np.random.default_rng(n).random(n)
+    ends = (np.round(np.linspace(1, n, 5) + 1e-10) - 1).astype(np.int64).astype(np.uint8).tolist()
+    bins = [values[ends[i] : ends[i + 1] + 1] for i in (0, 3)]
+    official = bins[0].mean() - bins[1].mean() if len(bins[1]) else math.nan
+    assert dm.statistics(values, eight_bits=True).decay == pytest.approx(official, abs=1e-12, nan_ok=True)
+
+
 def test_decay_of_a_long_clip_does_not_wrap() -> None:
     values = np.linspace(1, 0, 1000)
     assert dm.statistics(values).decay == pytest.approx(values[:251].mean() - values[749:].mean(), abs=1e-3)

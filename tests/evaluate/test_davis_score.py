@@ -13,7 +13,7 @@ import pytest
 
 from components.common.errors import StageError
 from components.evaluate import davis_metrics as dm
-from components.evaluate.davis_score import score_folders
+from components.evaluate.davis_score import Scores, columns, score_folders
 from components.evaluate.images import read_index
 from tests.evaluate.small import davis, real_data, write_labels
 
@@ -31,6 +31,15 @@ def predicted(masks: Path, tmp_path: Path) -> Path:
         for before, file in zip([files[0], *files[:-1]], files, strict=True):
             write_labels(tmp_path / "pred" / sequence.name / file.name, read_index(before))
     return tmp_path / "pred"
+
+
+def test_decay_that_eight_bits_leave_without_frames() -> None:
+    """300 scored frames: the last quarter would end at frame 43. The other figures stand, JSON holds no NaN."""
+    values = np.where(np.arange(300) < 99, 0.5, 1.0)
+    whole, bits = (Scores([columns("j", values, how) | columns("f", values, how)]) for how in ("whole", "eight_bits"))
+    assert whole.summary()["j_decay"] == -0.5
+    assert bits.objects[0]["j_decay"] is None and bits.objects[0]["j_mean"] == whole.objects[0]["j_mean"]
+    assert set(whole.summary()) - set(bits.summary()) == {"j_decay", "f_decay"}
 
 
 def test_perfect_prediction(masks: Path) -> None:

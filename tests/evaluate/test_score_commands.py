@@ -11,11 +11,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 from scipy.io import savemat
 
+from components.common.errors import StageError
+from components.evaluate.images import read_index
 from components.evaluate.score_cli import score_main
 from tests.evaluate.small import davis, write_labels
 
+Change = Callable[[Path], None]
 DEEP = "[" * 100_000  # Python's parser gives up on it with an error of its own kind
 
 
@@ -87,11 +91,11 @@ def detections(root: Path) -> list[object]:
     return ["--gt", root / "gt.json", "--pred", root / "pred.json"]
 
 
-def gone(place: str) -> Callable[[Path], None]:
+def gone(place: str) -> Change:
     return lambda root: shutil.rmtree(root / place)
 
 
-def emptied(place: str) -> Callable[[Path], None]:
+def emptied(place: str) -> Change:
     def change(root: Path) -> None:
         gone(place)(root)
         (root / place).mkdir()
@@ -99,12 +103,12 @@ def emptied(place: str) -> Callable[[Path], None]:
     return change
 
 
-def text(place: str, content: str | bytes) -> Callable[[Path], None]:
+def text(place: str, content: str | bytes) -> Change:
     raw = content.encode() if isinstance(content, str) else content
     return lambda root: (root / place).write_bytes(raw) and None
 
 
-def folder(place: str) -> Callable[[Path], None]:
+def folder(place: str) -> Change:
     def change(root: Path) -> None:
         (root / place).unlink()
         (root / place).mkdir()
@@ -112,11 +116,11 @@ def folder(place: str) -> Callable[[Path], None]:
     return change
 
 
-def saved(place: str, **arrays: Any) -> Callable[[Path], None]:
+def saved(place: str, **arrays: Any) -> Change:
     return lambda root: np.savez(root / place, **arrays)
 
 
-def segmented(key: str, value: Any) -> Callable[[Path], None]:
+def segmented(key: str, value: Any) -> Change:
     """Another segmentation in the truth or in the detections."""
 
     def change(root: Path) -> None:
@@ -136,7 +140,6 @@ def nothing(root: Path) -> None:
     """The command's own options are what is wrong."""
 
 
-Change = Callable[[Path], None]
 CLASSES = ("--num-classes", 3)
 SPLIT = "gt/splits/run_test_split1.txt"
 
@@ -148,7 +151,7 @@ def coded(counts: Any) -> dict[str, Any]:
 CASES: list[tuple[str, Callable[[Path], list[object]], Change, tuple[object, ...], str]] = [
     ("vos", masks, gone("gt"), (), "no such folder"),
     ("vos", masks, text("pred/a/00002.png", b"\x89PNG\r\n"), (), "picture not readable"),
-    ("voc_linear", label_maps, emptied("pred"), CLASSES, "no label maps"),
+    ("voc_linear", label_maps, emptied("pred"), CLASSES, "no label or cluster maps"),
     ("ade_linear", label_maps, nothing, ("--num-classes", -1), "the number of classes must be 2 to 255, got -1"),
     ("ade_linear", label_maps, nothing, ("--num-classes", 300), "the number of classes must be 2 to 255, got 300"),
     ("foreground", label_maps, nothing, ("--tolerance-px", "nan"), "the tolerance must be above 0 px, got nan"),
@@ -191,6 +194,31 @@ def test_broken_input(
     said = capsys.readouterr().err.strip()
     assert said.startswith(f"{task} score: ") and message in said and "\n" not in said
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("task", ["voc_linear", "ade_linear", "voc_clustering", "retrieval", "foreground"])
+def test_a_list_wants_every_picture(task: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    argv = label_maps(tmp_path)
+    argv += [] if task in ("ade_linear", "foreground") else CLASSES
+    (tmp_path / "pred/._a.png").write_text("what a Mac leaves in archives")
+    (tmp_path / "list.txt").write_text("c\na\n")
+    out = tmp_path / "o.json"
+    assert score(task, out, *argv, "--set", tmp_path / "list.txt") == 0
+    found = json.loads(out.read_text())
+    assert found.get("n", len(found.get("pictures", []))) == 2
+    (tmp_path / "pred/c.png").unlink()
+    assert score(task, tmp_path / "none.json", *argv, "--set", tmp_path / "list.txt") == 2
+    assert "1 of 2 listed pictures have no map, first c" in capsys.readouterr().err
+
+
+def test_16_bit_label_maps_of_small_labels_are_read(tmp_path: Path) -> None:
+    """As the official DAVIS code reads them; a label beyond 8 bits is not cut to another one."""
+    labels = np.array([[0, 1], [2, 255]], np.uint16)
+    Image.fromarray(labels).save(tmp_path / "a.png")
+    assert np.array_equal(read_index(tmp_path / "a.png"), labels)
+    Image.fromarray(labels * 2).save(tmp_path / "a.png")
+    with pytest.raises(StageError, match="label 510 in a 16-bit picture, labels are 0 to 255"):
+        read_index(tmp_path / "a.png")
 
 
 @pytest.mark.parametrize("place", ["taken", "taken/scores.json"])

@@ -84,7 +84,7 @@ def test_bad_input_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
     fails("no such folder")
     (tmp_path / "gt").mkdir()
     (tmp_path / "pred").mkdir()
-    fails("no label maps")
+    fails("no label or cluster maps")
     write_labels(tmp_path / "pred/a.png", np.zeros((4, 4)))
     fails("no such picture")
     write_labels(tmp_path / "gt/a.png", np.zeros((4, 5)))

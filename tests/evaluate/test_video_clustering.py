@@ -209,7 +209,7 @@ def test_score_says_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[
     argv = ["score", "--gt", str(root), "--layout", "ytvos", "--split", "valid", "--pred", str(tmp_path / "p")]
     argv += ["--json", str(tmp_path / "s.json")]
     for name, pixels, message in (
-        (None, None, "no cluster maps"),
+        (None, None, "no label or cluster maps"),
         ("00001", np.zeros((8, 8)), "a cluster map of a frame that has no mask in video a"),
         ("00005", np.zeros((8, 9)), "a cluster map must be square, this one is 9x8"),
     ):

@@ -15,6 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from components.common.errors import StageError
 
 FAR_PX = 100_000  # pycocotools walks along every edge: beyond it lies a slip, and all memory
@@ -136,24 +139,30 @@ def fits(counts: str | list[Any], pixels: int) -> bool:
 
     pycocotools does not look: comparing maps of different lengths never ends.
     """
-    runs = run_lengths(counts) if isinstance(counts, str) else counts
-    return runs is not None and all(type(run) is int and run >= 0 for run in runs) and sum(runs) == pixels
+    if isinstance(counts, list) and not all(type(run) is int and 0 <= run <= pixels for run in counts):
+        return False
+    runs = run_lengths(counts) if isinstance(counts, str) else np.array(counts, np.int64)
+    return runs is not None and bool((runs >= 0).all()) and int(runs.sum()) == pixels
 
 
-def run_lengths(text: str) -> list[int] | None:
-    """COCO's compressed run lengths: 5 bits a character, lowest first, from the fourth run on as differences."""
-    runs: list[int] = []
-    value = shift = 0
-    for code in text.encode("latin-1", "replace"):
-        value |= ((code - 48) & 31) << shift
-        shift += 5
-        if not 48 <= code < 112 or shift > 35:
-            return None
-        if not (code - 48) & 32:
-            value -= (1 << shift) if (code - 48) & 16 else 0
-            runs.append(value + (runs[-2] if len(runs) > 2 else 0))
-            value = shift = 0
-    return None if shift else runs
+def run_lengths(text: str) -> NDArray[np.int64] | None:
+    """COCO's compressed run lengths; None if they are none.
+
+    A number is a few characters, each with 5 bits of it, lowest first; bit 5 is set in all but the last, whose bit 4 is
+    the sign. From the fourth number on it is the difference to the run before the last.
+    """
+    codes = np.frombuffer(text.encode("latin-1", "replace"), np.uint8).astype(np.int64) - 48
+    last = np.flatnonzero(codes & 32 == 0)
+    if not len(last) or codes.min() < 0 or codes.max() > 63 or last[-1] != len(codes) - 1:
+        return None
+    first = np.concatenate([[0], last[:-1] + 1])
+    lengths = last - first + 1
+    if lengths.max() > 7:
+        return None
+    shifts = 5 * (np.arange(len(codes)) - np.repeat(first, lengths))
+    runs = np.add.reduceat((codes & 31) << shifts, first) - ((codes[last] >> 4 & 1) << 5 * lengths)
+    runs[1::2], runs[2::2] = np.cumsum(runs[1::2]), np.cumsum(runs[2::2])
+    return runs
 
 
 def check_ids(entry: Any, data: Coco, what: str, file: Path) -> None:

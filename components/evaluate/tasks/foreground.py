@@ -30,7 +30,7 @@ from pydantic import Field
 from components.common.errors import StageError
 from components.evaluate import cbfe
 from components.evaluate.cbfe import Mask
-from components.evaluate.cluster_maps import maps_in, read_clusters
+from components.evaluate.cluster_maps import add_list, maps_in, read_clusters
 from components.evaluate.foreground_score import Rule, figures, score_files, true_foreground
 from components.evaluate.image_clusters import score_maps, seed_figures, seed_rows
 from components.evaluate.images import read_rgb, write_index
@@ -239,7 +239,7 @@ def draw(file: Path, val: Split, masks: Mask, segments: dict[str, list[Matched]]
 def _score(args: argparse.Namespace) -> dict[str, Any]:
     if not 0 < args.tolerance_px < math.inf:
         raise StageError(f"the tolerance must be above 0 px, got {args.tolerance_px}")
-    pairs = [(name, args.gt / f"{name}.png", file) for name, file in maps_in(args.pred).items()]
+    pairs = [(name, args.gt / f"{name}.png", file) for name, file in maps_in(args.pred, args.set).items()]
     rows = score_files(pairs, Rule(args.void, args.tolerance_px, args.boundary_of))
     return {"metrics": figures(rows), "pictures": rows}
 
@@ -251,6 +251,7 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--void", choices=("foreground", "background"), default=usual.void)
     parser.add_argument("--tolerance-px", type=float, default=usual.tolerance_px)
     parser.add_argument("--boundary-of", choices=("foreground", "background"), default=usual.boundary_of)
+    add_list(parser)
 
 
 if __name__ == "__main__":

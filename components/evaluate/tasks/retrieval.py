@@ -25,7 +25,7 @@ from pydantic import Field
 
 from components.common.errors import StageError
 from components.common.outputs import atomic_file
-from components.evaluate.cluster_maps import maps_in
+from components.evaluate.cluster_maps import add_list, maps_in
 from components.evaluate.image_clusters import count_maps
 from components.evaluate.images import read_index, read_rgb, write_index
 from components.evaluate.layouts.voc import VOID, Segmentation, read_voc
@@ -208,7 +208,7 @@ def draw(
 def _score(args: argparse.Namespace) -> dict[str, Any]:
     if not 2 <= args.num_classes <= VOID:
         raise StageError(f"the number of classes must be 2 to {VOID}, got {args.num_classes}")
-    files = [(args.gt / f"{name}.png", file) for name, file in maps_in(args.pred).items()]
+    files = [(args.gt / f"{name}.png", file) for name, file in maps_in(args.pred, args.set).items()]
     metrics, found = scored(files, args.num_classes, args.matching, args.average)
     return {"metrics": metrics, "classes": label_rows(found, class_names(args.num_classes)), "n": len(files)}
 
@@ -219,6 +219,7 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--num-classes", type=int, required=True, help="labels are 0..N-1")
     parser.add_argument("--matching", choices=("none", "hungarian"), default="none")
     parser.add_argument("--average", choices=("present", "all"), default="all")
+    add_list(parser)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from components.common.errors import StageError
-from components.evaluate.cluster_maps import maps_in, read_clusters, write_folder
+from components.evaluate.cluster_maps import add_list, maps_in, read_clusters, write_folder
 from components.evaluate.clustering import kept_notes
 from components.evaluate.image_clusters import score_maps, seed_figures, seed_rows
 from components.evaluate.images import read_index, read_rgb
@@ -162,7 +162,7 @@ def draw(file: Path, val: Segmentation, folder: Path, found: dict[int, list[Matc
 def _score(args: argparse.Namespace) -> dict[str, Any]:
     if not 2 <= args.num_classes <= 255:
         raise StageError(f"the number of classes must be 2 to 255, got {args.num_classes}")
-    maps = maps_in(args.pred)
+    maps = maps_in(args.pred, args.set)
     files = [(args.gt / f"{name}.png", file) for name, file in maps.items()]
     found = score_maps(files, args.num_classes, args.match, args.average)
     rows = label_rows(found, class_names(args.num_classes))
@@ -175,6 +175,7 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--num-classes", type=int, required=True, help="labels are 0..N-1")
     parser.add_argument("--match", choices=("hungarian", "greedy"), default="hungarian")
     parser.add_argument("--average", choices=("present", "all"), default="all")
+    add_list(parser)
 
 
 if __name__ == "__main__":

@@ -17,12 +17,12 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from pydantic import Field
 
 from components.common.errors import StageError
-from components.evaluate.davis_score import Scores, score_folders
+from components.evaluate.davis_score import Decay, Scores, score_folders
 from components.evaluate.davis_unsupervised import MAX_PROPOSALS, score_unsupervised
 from components.evaluate.layouts.davis import read_davis, read_list, sequence_names, sequence_root
 from components.evaluate.mask_videos import carry
@@ -39,6 +39,7 @@ class Args(MaskArgs):
 
     image_set: str = Field("2017/val", description="list of sequences under ImageSets")
     sparse: bool = Field(False, description="masks on some frames only")
+    decay: Decay = Field("whole", description="eight_bits: its frame numbers as the official code keeps them")
 
 
 @task("vos", Args)
@@ -48,7 +49,7 @@ def run(encoder: Encoder, benchmark: Path, args: Args, job: Job) -> TaskResult:
 
     sequences = read_davis(benchmark, args.image_set, args.sparse)
     predicted = carry(sequences, encoder, args, job)
-    scores = score_folders(sequence_root(benchmark / "Annotations"), predicted, [s.name for s in sequences])
+    scores = score_folders(sequence_root(benchmark / "Annotations"), predicted, [s.name for s in sequences], args.decay)
     sizes = sorted({f"{s.width}x{s.height}" for s in sequences})
     return TaskResult(
         protocol=f"{args.protocol} propagation, input {input_words(args)}",
@@ -71,8 +72,8 @@ def _score(args: argparse.Namespace) -> dict[str, Any]:
     names = read_list(args.set) if args.set else sequence_names(args.gt, truth, Args.model_validate({}).image_set)
     predicted = sequence_root(args.pred)
     if unsupervised:
-        return scores_document(score_unsupervised(truth, predicted, names, args.max_proposals))
-    return scores_document(score_folders(truth, predicted, names))
+        return scores_document(score_unsupervised(truth, predicted, names, args.max_proposals, args.decay))
+    return scores_document(score_folders(truth, predicted, names, args.decay))
 
 
 def scores_document(scores: Scores) -> dict[str, Any]:
@@ -86,6 +87,8 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--set", type=Path, help="list of sequences; default: ImageSets/2017/val.txt, else all")
     what = "semi-supervised: ids are those of the first mask; unsupervised: proposals, matched to the objects"
     parser.add_argument("--setting", choices=["semi-supervised", "unsupervised"], default="semi-supervised", help=what)
+    what = "frame numbers of the decay: whole, or in 8 bits as in the official code (clips beyond 256 frames)"
+    parser.add_argument("--decay", choices=get_args(Decay), default="whole", help=what)
     parser.add_argument("--max-proposals", type=int, default=MAX_PROPOSALS, help="unsupervised: ids allowed at most")
 
 
