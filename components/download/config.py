@@ -22,10 +22,14 @@ class Unpack(Params):
 
 
 class BlurFaces(Params):
-    """A program that blurs faces: `<command> <args> --output OUT IN` for each video (deface's command line)."""
+    """A program that blurs faces: `<command> <args> --ffmpeg-config JSON --output OUT IN` (deface's command line)."""
 
     command: str = Field("deface", min_length=1)
     args: list[str] = Field([], description="more arguments, such as [--thresh, '0.2']")
+    encoder: dict[str, str | int] = Field(
+        {"codec": "libx264", "quality": 7, "macro_block_size": 2},
+        description="how results are encoded; deface's own would stretch 1080 lines to 1088, a multiple of 16",
+    )
 
 
 class SourceParams(StageParams):

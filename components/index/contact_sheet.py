@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -151,12 +151,7 @@ class _Sheet:
         return block
 
     def _fitted(self, text: str) -> str:
-        """The text, shortened at its end to the width of a tile."""
-        if self.font.getlength(text) <= self.width:
-            return text
-        while text and self.font.getlength(text + "...") > self.width:
-            text = text[:-1]
-        return text + "..."
+        return shortened(text, lambda given: self.font.getlength(given) <= self.width)
 
     def _tile(self, cell: Cell) -> Image.Image:
         """The frame, whole, centred in its cell, with the boxes of its objects."""
@@ -164,3 +159,13 @@ class _Sheet:
         tile = Image.new("RGB", (self.width, self.height), PAPER)
         tile.paste(small, ((self.width - small.width) // 2, (self.height - small.height) // 2))
         return tile
+
+
+def shortened(text: str, fits: Callable[[str], bool]) -> str:
+    """A label with as much of its name's end as fits: `1.50 s  ...480p/dog`. Names of one dataset begin alike."""
+    if fits(text):
+        return text
+    time, _, name = text.partition("  ")
+    while name and not fits(f"{time}  ...{name}"):
+        name = name[1:]
+    return f"{time}  ...{name}"

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any, NamedTuple
 
+from components.index.contact_sheet import shortened
+
 STYLE = """
 :root { --paper: #fcfcfa; --card: #fff; --ink: #1b2021; --quiet: #5d666b; --rule: #dfe1e0; --accent: #0b5c63;
   --bar: #4a8f96; --cut: #c2410c; }
@@ -47,6 +49,7 @@ figcaption { font-size: .76rem; color: var(--quiet); font-variant-numeric: tabul
 """
 
 
+CHAR_PX = 6.6  # of a caption; rather too wide, what still does not fit is cut by the browser
 BYTES = ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
 
 
@@ -157,7 +160,8 @@ def _group(group: Group) -> str:
 def _tile(tile: Tile) -> str:
     text = escape(tile.text)
     picture = f'<img src="{tile.src}" width="{tile.width}" height="{tile.height}" alt="{text}" loading="lazy">'
-    caption = f'<figcaption style="max-width:{tile.width}px" title="{text}">{text}</figcaption>'
+    told = escape(shortened(tile.text, lambda given: len(given) * CHAR_PX <= tile.width))
+    caption = f'<figcaption style="max-width:{tile.width}px" title="{text}">{told}</figcaption>'
     return f"<figure>{picture}{caption}</figure>"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -117,9 +118,10 @@ def test_without_yt_dlp_a_folder_is_asked_for(tmp_path: Path) -> None:
 
 
 BLUR = """#!{python}
-import subprocess, sys
-assert sys.argv[1:3] == ["--thresh", "0.3"] and sys.argv[3] == "--output", sys.argv
-command = ["{ffmpeg}", "-v", "error", "-nostdin", "-y", "-i", sys.argv[5], "-vf", "boxblur=6", sys.argv[4]]
+import json, subprocess, sys
+assert sys.argv[1:3] == ["--thresh", "0.3"] and (sys.argv[3], sys.argv[5]) == ("--ffmpeg-config", "--output"), sys.argv
+assert json.loads(sys.argv[4])["macro_block_size"] == 2 and all(name.endswith(".mp4") for name in sys.argv[6:])
+command = ["{ffmpeg}", "-v", "error", "-nostdin", "-y", "-i", sys.argv[7], "-vf", "boxblur=6", sys.argv[6]]
 sys.exit(subprocess.run(command).returncode)
 """
 
@@ -145,7 +147,29 @@ def test_faces_are_blurred_by_a_program_on_the_path(download: Download, tmp_path
     assert np.ptp(first_frame(download.data / "venice.mp4")) < 0.7 * np.ptp(first_frame(source / "venice.mp4"))
     exe.write_text("#!/bin/sh\necho no camera >&2\nexit 3\n")
     assert download(**{**section, "version": 2}) == 2
-    assert "'deface' ended with code 3: no camera: venice.mp4" in capsys.readouterr().err
+    assert "'deface' ended with code 3 and made no whole file: no camera: venice.mp4" in capsys.readouterr().err
+    exe.write_text("#!/bin/sh\nfor name; do :; done\necho Could not open file $name. Skipping file...\n")
+    assert download(**{**section, "version": 3}) == 2
+    assert "code 0 and made no whole file: Could not open file venice.mp4. Skipping" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(shutil.which("deface") is None, reason="deface is not installed (pip install deface)")
+def test_deface_itself(download: Download, tmp_path: Path, capsys: Any) -> None:
+    """Sizes that 16 does not divide, kinds of files that deface passes over or cannot write, and no video at all."""
+    source = miniatures.video(tmp_path / "mine/a.mp4", 1)
+    for name, options in (("b.ts", ["-s", "66x50"]), ("c.webm", ["-c:v", "libvpx", "-s", "66x50"])):
+        command = [ffmpeg_exe(), "-v", "error", "-nostdin", "-i", str(source), *options, str(source.with_name(name))]
+        subprocess.run(command, check=True)
+    section = {"source": "local", "path": str(source.parent), "blur_faces": {}}
+    assert download(**section) == 0
+    found = {file.name: probe(file) for file in download.data.glob("*.mp4")}
+    assert {name: (p.width, p.height) for name, p in found.items()} == {
+        "a.mp4": (64, 48), "b.mp4": (66, 50), "c.mp4": (66, 50),
+    }  # fmt: skip
+    assert all(p.duration_s == pytest.approx(1, abs=0.1) for p in found.values())
+    source.write_text("no video")
+    assert download(**section, version=2) == 2
+    assert "code 0 and made no whole file: Could not open file a.mp4" in capsys.readouterr().err
 
 
 def first_frame(video: Path) -> Any:

@@ -9,7 +9,7 @@ from PIL import Image
 
 from components.common.frame_store import FrameStore
 from components.index.config import SheetParams
-from components.index.contact_sheet import GAP_PX, TEXT_PX, write_contact_sheet
+from components.index.contact_sheet import GAP_PX, TEXT_PX, shortened, write_contact_sheet
 from components.index.table import FrameTable, read_table
 
 from .conftest import make_store
@@ -53,3 +53,12 @@ def test_a_draw_wider_than_the_sheet_and_fewer_rows_than_asked(
     write_contact_sheet(tmp_path / "s.jpg", table, store, draws, PARAMS, 0)
     with Image.open(tmp_path / "s.jpg") as sheet:
         assert sheet.width == 9 * (80 + GAP_PX) + GAP_PX
+
+
+def test_a_label_keeps_the_end_of_its_name():
+    def fits(text: str) -> bool:
+        return len(text) <= 22
+
+    assert shortened("0.50 s  short", fits) == "0.50 s  short"
+    assert shortened("0.50 s  JPEGImages/480p/bear", fits) == "0.50 s  ...s/480p/bear"
+    assert shortened("a label without a name that is long", fits).endswith("...")
