@@ -108,12 +108,15 @@ def load_exact(model: TimmModel, tensors: Mapping[str, Tensor], where: str | Pat
     model.load_state_dict(tensors)
 
 
-def resize_positions(table: Tensor, grid: tuple[int, int], *, n_prefix: int = 1, quirk: bool = False) -> Tensor:
+def resize_positions(
+    table: Tensor, grid: tuple[int, int], *, n_prefix: int = 1, quirk: bool = False, antialias: bool = False
+) -> Tensor:
     """Position table (1, n_prefix + n*n, D) of a square grid, bicubically resized to `grid` (rows, columns).
 
     The rows of class and register tokens are not resized. `quirk` reproduces DINO's code, which passes the scale
     (n + 0.1) / n_old instead of the size; features of its released weights differ by it (a table of std 0.5 shifts
-    by 0.05 to 0.09 on average).
+    by 0.05 to 0.09 on average). `antialias` is how timm, DINOv2 with registers and T-CoRe resize: another cubic kernel,
+    smoothed where the table shrinks.
     """
     prefix, cells = table[:, :n_prefix], table[:, n_prefix:]
     side = round(cells.shape[1] ** 0.5)
@@ -122,7 +125,7 @@ def resize_positions(table: Tensor, grid: tuple[int, int], *, n_prefix: int = 1,
         scale = [(n + 0.1) / side for n in grid]
         resized = F.interpolate(square, scale_factor=scale, mode="bicubic")
     else:
-        resized = F.interpolate(square, size=list(grid), mode="bicubic")
+        resized = F.interpolate(square, size=list(grid), mode="bicubic", antialias=antialias)
     return torch.cat([prefix, resized.permute(0, 2, 3, 1).flatten(1, 2).to(table.dtype)], dim=1)
 
 

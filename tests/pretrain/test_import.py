@@ -182,6 +182,21 @@ def test_what_is_left_out_is_named(tmp_path: Path) -> None:
     assert "masked_embed" in lines[1] and "head.last_layer2.weight_v" in lines[1]
 
 
+@pytest.mark.parametrize("size", [24, 64])
+@pytest.mark.parametrize("name", ["dino, dora", "tcore"])
+def test_a_resized_table_is_the_one_that_its_own_code_would_make(name: str, size: int, tmp_path: Path) -> None:
+    pack, kind, _ = LAYOUTS[name]
+    weights = draw_weights(**kind)
+    torch.save(pack(weights, draw_weights(**kind, seed=1)), tmp_path / "file.pth")
+    quirk = [] if "registers" in kind else ["--pos-quirk"]
+    run(tmp_path / "file.pth", tmp_path / "model", "--img-size", str(size), *quirk)
+    images = torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(0))
+    tokens, encoder = forward(weights, images), load_encoder(tmp_path / "model")
+    torch.testing.assert_close(encoder.cls(images), tokens[:, 0], rtol=1e-5, atol=1e-5)
+    n = 1 + kind.get("registers", 0)
+    torch.testing.assert_close(encoder.patches(images).flatten(1, 2), tokens[:, n:], rtol=1e-5, atol=1e-5)
+
+
 def test_the_table_is_resized_only_when_asked(tmp_path: Path) -> None:
     weights = draw_weights()
     torch.save(weights, tmp_path / "file.pth")

@@ -42,7 +42,9 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--which", choices=("teacher", "student"), help="default: the teacher; of TimeT the student")
     made.add_argument("--heads", type=int, help="attention heads; default: one for each 64 of the width")
     made.add_argument("--img-size", type=int, metavar="PX", help="resize the position table to this image size")
-    made.add_argument("--pos-quirk", action="store_true", help="resize it as DINO's code does")
+    made.add_argument(
+        "--pos-quirk", action="store_true", help="resize it as DINO's code does, not as timm and T-CoRe do"
+    )
     made.add_argument("--normalise", choices=LOOKS, default="imagenet", help="mean and std of images (half: timm's)")
     return made
 
@@ -77,13 +79,15 @@ def import_checkpoint(args: argparse.Namespace) -> list[str]:
 
 
 def _resize(found: Found, model_args: dict[str, Any], size: int, quirk: bool) -> None:
-    """Change the position table in place; patches must fit the new size."""
+    """Change the position table in place, as DINO's code does (`quirk`) or as timm does; patches must fit the size."""
     patch = model_args["patch_size"]
     if size < patch or size % patch:
         raise StageError(f"--img-size {size} is no multiple of the {patch}-pixel patches")
     n_prefix = 0 if found.no_embed_class else 1 + model_args.get("reg_tokens", 0)
     grid = (size // patch, size // patch)
-    found.weights["pos_embed"] = resize_positions(found.weights["pos_embed"], grid, n_prefix=n_prefix, quirk=quirk)
+    found.weights["pos_embed"] = resize_positions(
+        found.weights["pos_embed"], grid, n_prefix=n_prefix, quirk=quirk, antialias=not quirk
+    )
     model_args["img_size"] = size
 
 
