@@ -34,31 +34,37 @@ class Scores:
         return {"jf_mean": (means["j_mean"] + means["f_mean"]) / 2, **means}
 
 
-def score_folders(truth: Path, predicted: Path, names: Iterable[str] | None = None, decay: Decay = "whole") -> Scores:
+def score_folders(
+    truth: Path, predicted: Path, names: Iterable[str] | None = None, decay: Decay = "whole", binary: bool = False
+) -> Scores:
     """Score `predicted/<sequence>/*.png` against `truth/<sequence>/*.png` over the named (else all) sequences.
+
+    `binary`: all that is not 0 is one object, 255 too, as in DAVIS-2016.
 
     Raises:
         StageError: a sequence or mask is missing, sizes differ, or an id is predicted that the first mask lacks.
     """
     scores = Scores()
     for name in names if names is not None else [folder.name for folder in folders_in(truth)]:
-        score_sequence(scores, name, truth / name, predicted / name, decay)
+        score_sequence(scores, name, truth / name, predicted / name, decay, binary)
     if not scores.objects:
-        do = "255 is void: masks of 0 and 255, as DAVIS-2016 has them, must be of 0 and 1"
-        raise StageError("nothing to score: no sequence has an object in its first mask", where=truth, do=do)
+        raise StageError("nothing to score: no sequence has an object in its first mask", where=truth)
     return scores
 
 
-def score_sequence(scores: Scores, name: str, truth: Path, predicted: Path, decay: Decay = "whole") -> None:
+def score_sequence(
+    scores: Scores, name: str, truth: Path, predicted: Path, decay: Decay = "whole", binary: bool = False
+) -> None:
     """Append one sequence's rows. The first mask is given, and the last is left out as in DAVIS-2016."""
     files = mask_files(name, truth, predicted, least=3)
-    n_objects = object_count(read_index(files[0]))
+    n_objects = 1 if binary else object_count(read_index(files[0]))
     values = np.empty((2, n_objects, len(files) - 2))
     for t, file in enumerate(files[1:-1]):
-        pair = read_pair(file, predicted / file.name)
+        pair = read_pair(file, predicted / file.name, binary)
         if int(pair[1].max()) > n_objects:
             what = f"object {int(pair[1].max())} is predicted, but the sequence's first mask has {n_objects}"
-            raise StageError(what, where=predicted / file.name)
+            do = "masks of 0 and 255, as DAVIS-2016 has them, are scored by `--setting binary`"
+            raise StageError(what, where=predicted / file.name, do=do if pair[1].max() == VOID else None)
         pair[0][pair[0] == VOID] = 0
         values[0, :, t], values[1, :, t] = frame_scores(*pair, n_objects)
         for i in range(n_objects):
@@ -89,8 +95,8 @@ def mask_files(name: str, truth: Path, predicted: Path, least: int) -> list[Path
     return files
 
 
-def read_pair(truth_file: Path, predicted_file: Path) -> tuple[Mask, Mask]:
-    """True and predicted id map of one frame; StageError if one is missing or their sizes differ."""
+def read_pair(truth_file: Path, predicted_file: Path, binary: bool = False) -> tuple[Mask, Mask]:
+    """True and predicted id map of one frame, of 0 and 1 if `binary`; StageError if one is missing or sizes differ."""
     truth = read_index(truth_file)
     if not predicted_file.is_file():
         raise StageError("a predicted mask is missing", where=predicted_file)
@@ -98,4 +104,4 @@ def read_pair(truth_file: Path, predicted_file: Path) -> tuple[Mask, Mask]:
     if truth.shape != predicted.shape:
         what = f"the predicted mask is {predicted.shape[1]}x{predicted.shape[0]}, the true one "
         raise StageError(what + f"{truth.shape[1]}x{truth.shape[0]}", where=predicted_file)
-    return truth, predicted
+    return ((truth > 0).view(np.uint8), (predicted > 0).view(np.uint8)) if binary else (truth, predicted)

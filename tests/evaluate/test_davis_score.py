@@ -15,7 +15,8 @@ from components.common.errors import StageError
 from components.evaluate import davis_metrics as dm
 from components.evaluate.davis_score import Scores, columns, score_folders
 from components.evaluate.images import read_index
-from tests.evaluate.small import davis, real_data, write_labels
+from tests.evaluate.small import davis, real_data, write_image, write_labels
+from tests.evaluate.test_davis_metrics import literal_f, literal_j, scene
 
 
 @pytest.fixture
@@ -31,6 +32,22 @@ def predicted(masks: Path, tmp_path: Path) -> Path:
         for before, file in zip([files[0], *files[:-1]], files, strict=True):
             write_labels(tmp_path / "pred" / sequence.name / file.name, read_index(before))
     return tmp_path / "pred"
+
+
+def test_masks_of_davis_2016(tmp_path: Path) -> None:
+    """0 and 255, the object absent at first: the literal rendition of every frame but the first and the last."""
+    rng = np.random.default_rng(0)
+    truth, predicted = ([scene(rng, 30, 40, 3) > 0 for _ in range(5)] for _ in range(2))
+    truth[0][:] = False
+    for t, pair in enumerate(zip(truth, predicted, strict=True)):
+        for folder, mask in zip(("gt", "pred"), pair, strict=True):
+            write_image(tmp_path / folder / f"a/{t:05d}.png", mask.astype(np.uint8) * 255)
+    figures = score_folders(tmp_path / "gt", tmp_path / "pred", binary=True).summary()
+    middle = list(zip(truth, predicted, strict=True))[1:-1]
+    assert figures["j_mean"] == pytest.approx(np.mean([literal_j(*pair) for pair in middle]), abs=1e-12)
+    assert figures["f_mean"] == pytest.approx(np.mean([literal_f(*pair) for pair in middle]), abs=1e-12)
+    with pytest.raises(StageError, match="masks of 0 and 255, as DAVIS-2016 has them, are scored by"):
+        score_folders(tmp_path / "gt", tmp_path / "gt", ["a"])
 
 
 def test_decay_that_eight_bits_leave_without_frames() -> None:

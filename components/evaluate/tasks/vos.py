@@ -73,7 +73,7 @@ def _score(args: argparse.Namespace) -> dict[str, Any]:
     predicted = sequence_root(args.pred)
     if unsupervised:
         return scores_document(score_unsupervised(truth, predicted, names, args.max_proposals, args.decay))
-    return scores_document(score_folders(truth, predicted, names, args.decay))
+    return scores_document(score_folders(truth, predicted, names, args.decay, args.setting == "binary"))
 
 
 def scores_document(scores: Scores) -> dict[str, Any]:
@@ -85,8 +85,10 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--gt", type=Path, required=True, help="benchmark in DAVIS layout, or its folder of masks")
     parser.add_argument("--pred", type=Path, required=True, help="folder with a folder of PNGs per sequence")
     parser.add_argument("--set", type=Path, help="list of sequences; default: ImageSets/2017/val.txt, else all")
-    what = "semi-supervised: ids are those of the first mask; unsupervised: proposals, matched to the objects"
-    parser.add_argument("--setting", choices=["semi-supervised", "unsupervised"], default="semi-supervised", help=what)
+    what = "semi-supervised: ids are those of the first mask; unsupervised: proposals, matched to the objects; "
+    what += "binary: all that is not 0 is one object (DAVIS-2016)"
+    settings = ["semi-supervised", "unsupervised", "binary"]
+    parser.add_argument("--setting", choices=settings, default=settings[0], help=what)
     what = "frame numbers of the decay: whole, or in 8 bits as in the official code (clips beyond 256 frames)"
     parser.add_argument("--decay", choices=get_args(Decay), default="whole", help=what)
     parser.add_argument("--max-proposals", type=int, default=MAX_PROPOSALS, help="unsupervised: ids allowed at most")
