@@ -119,8 +119,8 @@ class _CrossEntropies(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         told = targets.scores
         wants = any(ctx.needs_input_grad)
+        rows, w, told_w = _operand(vectors), _operand(prototypes), _operand(told.prototypes)  # while autocast is on
         with no_autocast(vectors):
-            rows, w, told_w = _operand(vectors), _operand(prototypes), _operand(told.prototypes)
             dtype = full(vectors[:0]).dtype
             entropies = torch.empty(weights.shape, dtype=dtype, device=vectors.device)
             d_vectors = torch.zeros(vectors.shape if wants else (0,), dtype=dtype, device=vectors.device)
