@@ -100,6 +100,16 @@ def test_row_loss_equals_the_dense_block(chunks: None) -> None:
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
 
 
+def test_nothing_to_compare_costs_nothing() -> None:
+    """T-CoRe's patch term in a step that hides no patch."""
+    targets, student = problem(1, 2, 3)
+    targets = targets._replace(scores=targets.scores._replace(vectors=targets.scores.vectors[:, :0]))
+    none = student._replace(vectors=student.vectors[:, :0])
+    loss, each = fused.cross_entropies(targets, none, TAU_S, torch.ones(1, 2, 0, dtype=torch.float64))
+    assert loss == 0 and each.shape == (1, 2, 0)
+    assert all((grad == 0).all() for grad in torch.autograd.grad(loss, tuple(student)))
+
+
 def test_a_centre_takes_the_sum_without_the_rows() -> None:
     told = scores(2, 5, seed=1)
     a, b = Centre(K, 0.9).double(), Centre(K, 0.9).double()

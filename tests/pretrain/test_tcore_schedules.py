@@ -120,6 +120,25 @@ def test_the_teacher_temperature_rises_step_by_step(warmup: int, monkeypatch: py
     assert seen[::2] == seen[1::2] == pytest.approx(expected.tolist())  # class tokens, then patches
 
 
+def test_without_masked_patches_the_prototypes_learn_from_class_tokens_alone() -> None:
+    """A micro-batch may hold none: then nothing of what memory held before may pass for a gradient."""
+    [batch] = trainer().feed.batches(0, 1)
+    batch["global_mask"] = torch.zeros_like(batch["global_mask"])
+    grads = []
+    torch.use_deterministic_algorithms(True)  # fills memory that nobody wrote with NaN
+    try:
+        for weight in (0.0, 1.0):
+            run = trainer(w_past=weight, w_future=weight, w_agree=weight, drop_path=0.0)
+            output = run.method(batch, run.now())
+            output.loss.backward()
+            grads.append([p.grad for p in run.method.student["head"].parameters()])  # type: ignore[union-attr]
+    finally:
+        torch.use_deterministic_algorithms(False)
+    for without, with_patches in zip(*grads, strict=True):
+        assert bool(without.any())
+        torch.testing.assert_close(with_patches, without, rtol=1e-12, atol=1e-15)
+
+
 def test_rest_survives_a_resume(tmp_path: Path) -> None:
     """A run that stopped within the resting epoch goes on as one that did not."""
     whole, first, second = trainer(), trainer(), trainer()

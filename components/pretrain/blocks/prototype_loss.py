@@ -157,8 +157,8 @@ class _CrossEntropies(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         told = targets.scores
         wants = any(ctx.needs_input_grad)
+        rows, u, told_u = _operand(vectors), _operand(directions), _operand(told.directions)  # while autocast is on
         with no_autocast(vectors):
-            rows, u, told_u = _operand(vectors), _operand(directions), _operand(told.directions)
             length, told_scale = _lengths(directions), _scale(told.directions, told.gains)
             scale, dtype = full(gains)[:, 0] / length, full(vectors[:0]).dtype
             entropies = torch.empty(weights.shape, dtype=dtype, device=vectors.device)
@@ -258,7 +258,7 @@ def _add_outer(total: Tensor, soft: Tensor, vectors: Tensor, *, first: bool = Fa
 
 
 def _chunks(views: int, things: int, n_prototypes: int, like: Tensor) -> list[slice]:
-    """Slices of the things, so that the logits of all views of a slice fill a chunk."""
+    """Slices of the things, so that the logits of all views of a slice fill a chunk; at least one, be it empty."""
     budget = CHUNK_BYTES.get(like.device.type, OTHER_CHUNK_BYTES)
     size = max(budget // (views * n_prototypes * full(like[:0]).element_size()), 1)
-    return [slice(first, min(first + size, things)) for first in range(0, things, size)]
+    return [slice(first, min(first + size, things)) for first in range(0, max(things, 1), size)]
