@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from typing import IO
 
 SOI, EOI = b"\xff\xd8", b"\xff\xd9"
-START_OF_SCAN = 0xDA
+START_OF_SCAN, BASELINE, APP1, APP14 = 0xDA, 0xC0, 0xE1, 0xEE
+ADOBE_YCBCR = 1
 # SOF0..SOF15 carry the size; C4, C8 and CC of that range are tables, not frames (T.81, table B.1).
 START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 CHUNK_BYTES = 1 << 20  # one read of the pipe; a thousand frames cost some twenty system calls
@@ -18,6 +19,34 @@ def jpeg_size(jpeg: bytes) -> tuple[int, int]:
         if marker in START_OF_FRAME and at + 9 <= len(jpeg):
             return int.from_bytes(jpeg[at + 5 : at + 7], "big"), int.from_bytes(jpeg[at + 7 : at + 9], "big")
     raise ValueError("not a JPEG picture")
+
+
+def plain_size(jpeg: bytes) -> tuple[int, int] | None:
+    """(height, width) of a whole baseline picture of 8 bits in YCbCr without camera data; None for any other file.
+
+    Camera data (Exif) may turn the picture. RGB is told by Adobe's segment, or by the components' names.
+    """
+    size, scan = None, False
+    try:
+        for marker, at in _segments(jpeg):
+            scan |= marker == START_OF_SCAN
+            if marker == BASELINE:
+                names = bytes(jpeg[at + 10 + 3 * k] for k in range(jpeg[at + 9]))
+                size = jpeg_size(jpeg) if jpeg[at + 4] == 8 and len(names) == 3 and names != b"RGB" else None
+            if _is_special(marker, jpeg[at + 4 : at + 16]):
+                return None
+    except (ValueError, IndexError):
+        return None
+    return size if scan and jpeg.endswith(EOI) else None
+
+
+def _is_special(marker: int, begin: bytes) -> bool:
+    """Whether a segment that begins so makes a picture other than plain."""
+    if marker in START_OF_FRAME:
+        return marker != BASELINE
+    if marker == APP14:
+        return begin.startswith(b"Adobe") and begin[11] != ADOBE_YCBCR
+    return marker == APP1 and begin.startswith(b"Exif")
 
 
 def split_jpegs(stream: IO[bytes]) -> Iterator[bytes]:

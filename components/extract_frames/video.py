@@ -88,6 +88,11 @@ class Decoder:
         """
         before = source.state()
         digest = sha256(source)
+        taken = self._copied(source, digest, jpegs)
+        if taken is not None:
+            if source.state() != before:
+                raise BadVideoError(CHANGED)
+            return taken
         decoded = self.decode(source, build_command(self.exe, source, self.params), jpegs)
         if source.state() != before:
             raise BadVideoError(CHANGED)
@@ -98,6 +103,16 @@ class Decoder:
         ticks = np.array(report.ticks)[: len(sizes)]
         places = laid_out(sizes)
         return Extracted(row, timed(places, ticks, np.array(report.cuts), report.tick_s, row.fps))
+
+    def _copied(self, source: Source, digest: str, jpegs: Writer) -> Extracted | None:
+        from components.extract_frames.copies import copied  # it builds upon this module
+
+        try:
+            return copied(source, self.params, digest, jpegs)
+        except PermissionError:
+            raise BadVideoError("permission denied") from None
+        except FileNotFoundError:
+            raise BadVideoError(CHANGED) from None
 
     def decode(self, source: Source, command: Sequence[str], jpegs: Writer) -> Decoded:
         """Run ffmpeg and append the pictures it writes to `jpegs`; raises StageError when it was killed from outside.

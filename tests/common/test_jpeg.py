@@ -5,7 +5,7 @@ import io
 import cv2
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from components.common.jpeg import jpeg_size, split_jpegs
@@ -30,6 +30,7 @@ class Trickle(io.RawIOBase):
         return piece
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.tuples(st.integers(1, 20), st.integers(1, 20), st.binary(max_size=40)), max_size=5), st.integers(1, 700)
 )
@@ -43,6 +44,7 @@ def test_end_and_start_markers_inside_a_comment_do_not_cut():
     assert list(split_jpegs(io.BytesIO(tricky * 3))) == [tricky] * 3
 
 
+@settings(deadline=None)
 @given(st.integers(1, 400))
 def test_an_unfinished_picture_at_the_end_is_dropped(missing):
     whole = picture(8, 8)
@@ -57,6 +59,7 @@ def test_something_else_is_an_error(data):
         jpeg_size(data)
 
 
+@settings(deadline=None)
 @given(st.integers(1, 50), st.integers(1, 50), st.binary(max_size=30))
 def test_size_is_height_and_width(height, width, comment):
     assert jpeg_size(picture(height, width, comment)) == (height, width)
