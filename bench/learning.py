@@ -29,6 +29,7 @@ from pipelines.workspace import ROOT, SCRATCH, make_workspace, merged_params, re
 
 RECIPES = ("learning/sample", "learning/videos")
 RANDOM = "random"  # the untrained start of all that begin without weights
+VARIANTS = {"knn_cls": ("knn", ["--set", "feature=cls"])}  # judged beside the recipe's tasks, with other parameters
 
 
 class Gain(NamedTuple):
@@ -113,12 +114,21 @@ def run_one(folder: Path, method: str, start: str, seed: int) -> str:
             ),
             run,
         )
-    for task in params["tasks"]:
-        if not Path("metrics", f"{run}-{task}.json").is_file():
-            inputs = ["--model", f"models/{run}", "--benchmark", f"data/benchmarks/{task}"]
-            outputs = ["--metrics", f"metrics/{run}-{task}.json", "--details", f"results/{run}-{task}"]
+    for column in columns(params):
+        if not Path("metrics", f"{run}-{column}.json").is_file():
+            task, changes = VARIANTS.get(column, (column, []))
+            inputs = ["--model", f"models/{run}", "--benchmark", f"data/benchmarks/{task}", *changes]
+            outputs = ["--metrics", f"metrics/{run}-{column}.json", "--details", f"results/{run}-{column}"]
             ends(stage(evaluate.STAGE, evaluate.run, ["--method", run, "--task", task, *inputs, *outputs]), run)
-    return "  ".join([f"{run:20}", *(f"{task} {figure(folder, run, task):.4f}" for task in params["tasks"])])
+    return "  ".join([f"{run:20}", *(f"{column} {figure(folder, run, column):.4f}" for column in columns(params))])
+
+
+def columns(params: dict[str, Any]) -> list[str]:
+    """What a model is judged by: the recipe's tasks, each followed by its variants."""
+    tasks: list[str] = params["tasks"]
+    return [
+        name for task in tasks for name in (task, *(variant for variant, (of, _) in VARIANTS.items() if of == task))
+    ]
 
 
 def ends(code: int, run: str) -> None:
@@ -146,7 +156,7 @@ def finished(folder: Path, seeds: Sequence[int]) -> dict[str, str]:
     """Methods of the recipe whose every run is judged, and what they start from."""
     params = read_yaml(folder / "params.yaml")
     files = {
-        method: [folder / "metrics" / f"{method}-{seed}-{task}.json" for seed in seeds for task in params["tasks"]]
+        method: [folder / "metrics" / f"{method}-{seed}-{name}.json" for seed in seeds for name in columns(params)]
         for method in params["methods"]
     }
     return {method: start for method, start in params["methods"].items() if all(f.is_file() for f in files[method])}
@@ -154,7 +164,7 @@ def finished(folder: Path, seeds: Sequence[int]) -> dict[str, str]:
 
 def show(folder: Path, seeds: Sequence[int]) -> None:
     """One line a method: start -> end, deviation, and whether the gain counts."""
-    tasks = read_yaml(folder / "params.yaml")["tasks"]
+    tasks = columns(read_yaml(folder / "params.yaml"))
     for method, start in finished(folder, seeds).items():
         if method != RANDOM:
             found = {task: gain(folder, method, start, task, seeds) for task in tasks}

@@ -15,7 +15,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import torch
 
-from bench.learning import RANDOM, Gain, finished, gain, place
+from bench.learning import RANDOM, Gain, columns, finished, gain, place
 from components.common.config import read_yaml
 from components.common.outputs import write_text
 from components.pretrain.config import GuardParams
@@ -29,7 +29,12 @@ CURVES = {
 }
 ENDS = ("teacher_entropy", "teacher_spread", "feature_std", "rankme")  # columns of the table
 COLOURS = ("tab:blue", "tab:orange")
-NAMES = {"knn": "k-NN top-1 (scenes)", "vos": "VOS J&F", "voc_linear": "linear segmentation mIoU"}
+NAMES = {
+    "knn": "k-NN, mean of patches",
+    "knn_cls": "k-NN, class token",
+    "vos": "VOS J&F",
+    "voc_linear": "linear segmentation mIoU",
+}
 DENSE = ("vos", "voc_linear")
 NOTES = Path(__file__).with_name("learning_notes.md")  # what was found on the way to the profiles, in words
 
@@ -57,7 +62,7 @@ def write_page(page: Path, pictures: Path, recipes: Sequence[str], seeds: Sequen
 
 def table(folder: Path, recipe: str, seeds: Sequence[int]) -> list[str]:
     params = read_yaml(folder / "params.yaml")
-    tasks: list[str] = params["tasks"]
+    tasks = columns(params)
     budget = params["pretrain"]["shared"]["trainer"]["budget"]
     lines = ["", f"## recipes/{recipe}.yaml, {budget['amount']:g} {budget['unit']} a run", ""]
     titles = ["method", *(NAMES.get(task, task) for task in tasks), "learns", "frames seen", "entropy", "spread"]
