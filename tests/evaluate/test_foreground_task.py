@@ -180,6 +180,7 @@ def test_protocols_are_the_published_ones() -> None:
         *("train", 200, 100),
         *(True, True),
     )
+    assert (timet.boundary_of, leopart.boundary_of) == ("background", "foreground")
     assert (timet.input_px, timet.map_px, timet.attention_mass, timet.tolerance_px) == (448, 100, 0.65, 16)
 
 

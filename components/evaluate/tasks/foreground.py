@@ -10,7 +10,7 @@ of 100x100, attention mask of 65 % of the class token's attention in the last bl
 The threshold is tuned on the training split's true foreground. Figures are means over pictures: IoU, and boundary F at
 16 of the map's pixels. What is in the foreground is then clustered into as many segments as there are classes and
 matched to them (`miou_segments`, see cbfe_segments.py). Void (255) counts as foreground in both codes. TimeT's released
-boundary F compares with the background instead of the foreground: `boundary_of: background`.
+boundary F compares with the background instead of the foreground; `boundary_of: foreground` does not.
 """
 
 from __future__ import annotations
@@ -56,12 +56,12 @@ class Args(TaskParams):
         "timet": {
             "train_set": "trainaug", "train_masks": "SegmentationClassAug", "clusters": 300, "niter": 50,
             "together": False, "spherical": False, "cluster_on": "pixels",
-            "segments": "zeroed", "segment_seeds": [1], "average": "present",
+            "segments": "zeroed", "segment_seeds": [1], "average": "present", "boundary_of": "background",
         },
         "leopart": {
             "train_set": "train", "train_masks": "SegmentationClass", "clusters": 200, "niter": 100,
             "together": True, "spherical": True, "cluster_on": "patches",
-            "segments": "foreground", "segment_seeds": [0, 1, 2, 3, 4], "average": "all",
+            "segments": "foreground", "segment_seeds": [0, 1, 2, 3, 4], "average": "all", "boundary_of": "foreground",
         },
     }  # fmt: skip
 
@@ -86,7 +86,7 @@ class Args(TaskParams):
     attention_mass: float = Field(0.65, gt=0, lt=1, description="share of the attention in the noisy foreground")
     void: Literal["foreground", "background"] = Field("foreground", description="what 255 is in the truth")
     tolerance_px: float = Field(16, gt=0, description="contours nearer than this match")
-    boundary_of: Literal["foreground", "background"] = Field("foreground", description="whose contour is the true one")
+    boundary_of: Literal["foreground", "background"] = Field(description="whose contour is the true one")
     segments: Literal["none", "zeroed", "foreground"] = Field(
         description="what of the foreground is clustered, and how"
     )
