@@ -3,7 +3,6 @@
 import io
 import json
 import multiprocessing
-import pickle
 import tarfile
 from concurrent.futures import ThreadPoolExecutor
 
@@ -14,6 +13,7 @@ import pytest
 from components.common import frame_store
 from components.common.errors import StageError
 from components.common.frame_store import Frame, FrameStore, FrameStoreWriter, VideoRow
+from tests.worker import in_a_worker
 
 
 def jpeg(seed, height=12, width=16):
@@ -116,7 +116,7 @@ def test_threads_share_a_reader_that_may_open_few_shards(store, monkeypatch):
     with ThreadPoolExecutor(4) as pool:
         assert list(pool.map(read_all, [store] * 20)) == [expected] * 20
     store.close()
-    assert read_all(pickle.loads(pickle.dumps(store))) == expected
+    assert read_all(in_a_worker(store)) == expected
 
 
 def test_a_short_or_missing_shard_is_named(store):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +13,7 @@ import pytest
 from bench.index_scale import _write_index, building
 from components.common import clip_index
 from components.common.clip_index import ClipIndex
+from tests.worker import in_a_worker
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -32,7 +32,7 @@ def test_rows_are_the_same_by_mapping_and_by_position(tmp_path: Path, monkeypatc
     draw = index.draw("pair")
     assert [index.rows(pair) for pair in wanted] == rows  # looks into the draws were let go several times
     assert draw[500].tolist() == [500, 503]
-    assert pickle.loads(pickle.dumps(index)).rows(wanted[7]) == rows[7]
+    assert in_a_worker(index).rows(wanted[7]) == rows[7]
     with pytest.raises(IndexError):
         index.rows([1000])
 

@@ -2,7 +2,6 @@
 
 import multiprocessing
 import os
-import pickle
 import random
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +20,7 @@ from components.common.s3.address import address_of, name_of, split
 from components.common.s3.upload import upload_file, upload_folder
 from tests.common.s3.proxy import Fault
 from tests.common.test_frame_store import jpeg
+from tests.worker import in_a_worker
 
 
 def write(folder, seed=0, videos=3, frames=12):
@@ -125,7 +125,7 @@ def test_a_store_that_is_replaced_is_an_error_and_never_a_mixture(address, folde
     with pytest.raises(StageError, match="was replaced while it was read"):
         opened.read(*last)
     with pytest.raises(StageError, match="was replaced while it was read"):
-        pickle.loads(pickle.dumps(opened)).read(*last)  # a worker that starts late sees the same store
+        in_a_worker(opened).read(*last)  # a worker that starts late sees the same store
     anew, other = FrameStore(address), FrameStore(tmp_path / "other")
     assert [anew.read(*place) for place in places(other)] == [other.read(*place) for place in places(other)]
 
